@@ -1,16 +1,18 @@
 // The event loop and its sources, as values.
 //
 // A source lives as long as its object; moving the object does not move what the C library points to. Callbacks are
-// entered through one trampoline, the only place where an exception meets C: it ends the loop and run() throws it again.
+// entered through one trampoline, the only place where an exception meets C: it ends the loop and run() throws it
+// again.
 #pragma once
 
 #include "base/handle.hpp"
+
+#include <systemd/sd-event.h>
 
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <systemd/sd-event.h>
 
 namespace ctcached {
 

@@ -5,8 +5,9 @@
 // Fd. Nothing outside this folder calls a free function.
 #pragma once
 
-#include <memory>
 #include <unistd.h>
+
+#include <memory>
 #include <utility>
 
 namespace ctcached {

@@ -1,8 +1,8 @@
 // org.ctcached1 on D-Bus: the objects, who may call what, and the reconnection.
 #pragma once
 
-#include "base/event.hpp"
 #include "base/error.hpp"
+#include "base/event.hpp"
 #include "bus/snapshot.hpp"
 #include "policy/diagnostics.hpp"
 
@@ -15,10 +15,10 @@ namespace ctcached {
 
 // What a caller may ask for; the manager supplies it. Failures become D-Bus errors by their kind.
 struct Commands {
-    std::function<const Snapshot&()> snapshot;        // fresh enough to be shown (counters at most a second old)
-    std::function<Result<void>()> reload;             // error text: the diagnostics, one per line
+    std::function<const Snapshot&()> snapshot; // fresh enough to be shown (counters at most a second old)
+    std::function<Result<void>()> reload;      // error text: the diagnostics, one per line
     std::function<Diagnostics(std::string_view)> check;
-    std::function<Result<void>()> flush;              // the flows of all zones
+    std::function<Result<void>()> flush; // the flows of all zones
     std::function<Result<void>(const std::string&)> flush_zone;
 };
 

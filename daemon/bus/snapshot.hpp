@@ -16,13 +16,13 @@ using Statistics = std::map<std::string, std::uint64_t>;
 struct ZoneSnapshot {
     std::string name;
     std::uint16_t id = 0;
-    std::string direction;                // "original", "both"
-    std::string match;                    // as text, one item per line
-    std::vector<std::string> cache;       // "route", "ipsec", "socket", "descriptor"
-    std::vector<std::string> links;       // present links that its interface patterns match
-    std::vector<std::string> missing;     // named interfaces that are not there
+    std::string direction;            // "original", "both"
+    std::string match;                // as text, one item per line
+    std::vector<std::string> cache;   // "route", "ipsec", "socket", "descriptor"
+    std::vector<std::string> links;   // present links that its interface patterns match
+    std::vector<std::string> missing; // named interfaces that are not there
     std::uint32_t flow_class = 0;
-    Statistics statistics;                // "flows" (opened), "packets", "bytes", "elements"
+    Statistics statistics; // "flows" (opened), "packets", "bytes", "elements"
 
     bool operator==(const ZoneSnapshot&) const = default;
 };
@@ -41,9 +41,9 @@ struct Snapshot {
     std::string cache_reason;                // why it is unavailable
     std::uint64_t cache_decisions = 0;
     std::uint64_t cache_capacity = 0;
-    Statistics statistics;                   // every counter of the namespace and of the daemon itself
+    Statistics statistics; // every counter of the namespace and of the daemon itself
     std::map<std::string, SizingValue> sizing;
-    std::vector<std::string> warnings;       // lints of the applied policy, "file:line:col: warning: text"
+    std::vector<std::string> warnings; // lints of the applied policy, "file:line:col: warning: text"
     std::vector<ZoneSnapshot> zones;
 
     bool operator==(const Snapshot&) const = default;

@@ -26,9 +26,9 @@ struct LoadedConfig {
 };
 
 // Reads the documents: files as named come first, in order; then the drop-ins of all folders in order of their file
-// names, where a file masks those of the same name in later folders (an empty file or /dev/null masks and adds nothing).
-// A file that cannot be read (a directory in place of a file, no permission, over 16 MiB) is an error at its name in
-// `diagnostics`.
+// names, where a file masks those of the same name in later folders (an empty file or /dev/null masks and adds
+// nothing). A file that cannot be read (a directory in place of a file, no permission, over 16 MiB) is an error at its
+// name in `diagnostics`.
 [[nodiscard]] LoadedConfig load_config(std::span<const ConfigPath> paths, Diagnostics& diagnostics);
 
 } // namespace ctcached

@@ -16,7 +16,7 @@ namespace ctcached {
 
 // What the kernel refused, and which change of the batch it was.
 struct NftFailure {
-    Failure failure;   // text: "map ip4_saddr: add 3 elements: File exists (EEXIST)"
+    Failure failure;    // text: "map ip4_saddr: add 3 elements: File exists (EEXIST)"
     bool raced = false; // the ruleset's generation moved: observe and try again
 };
 
@@ -56,10 +56,10 @@ private:
 
 // Who changed what, from the kernel's notifications (NFNLGRP_NFTABLES).
 struct NftEvent {
-    std::string text;          // "element removed from map ip4_saddr", "table deleted"
-    std::uint32_t port = 0;    // netlink port id of the one who did it
-    std::uint32_t pid = 0;     // of its process, from NFT_MSG_NEWGEN; 0: not known
-    std::string process;       // its name, likewise
+    std::string text;       // "element removed from map ip4_saddr", "table deleted"
+    std::uint32_t port = 0; // netlink port id of the one who did it
+    std::uint32_t pid = 0;  // of its process, from NFT_MSG_NEWGEN; 0: not known
+    std::string process;    // its name, likewise
 };
 
 class NftMonitor {

@@ -20,8 +20,8 @@ public:
     // EACCES in a namespace other than the first, for max and buckets.
     [[nodiscard]] Result<void> set_conntrack_sysctl(std::string_view name, std::uint64_t value) const;
 
-    // MemTotal of /proc/meminfo; nf_conn's size from /sys/kernel/slab or /proc/slabinfo (the default when neither says);
-    // max, buckets, and whether this namespace may write them. `count` is left 0: ctnetlink tells.
+    // MemTotal of /proc/meminfo; nf_conn's size from /sys/kernel/slab or /proc/slabinfo (the default when neither
+    // says); max, buckets, and whether this namespace may write them. `count` is left 0: ctnetlink tells.
     [[nodiscard]] Result<SizingFacts> sizing_facts() const;
 
     // Why the module cannot be used, as a sentence; empty when nf_ctcache is loaded.

@@ -48,8 +48,8 @@ struct AddRule {
     std::string chain;
     Rule rule;
 };
-using Change = std::variant<AddTable, DeleteTable, AddSet, DeleteSet, AddElements, DeleteElements, AddChain, DeleteChain,
-                            FlushChain, AddRule>;
+using Change = std::variant<AddTable, DeleteTable, AddSet, DeleteSet, AddElements, DeleteElements, AddChain,
+                            DeleteChain, FlushChain, AddRule>;
 
 // The kernel's table as the codec decodes it.
 struct ObservedTable {
@@ -59,7 +59,8 @@ struct ObservedTable {
 };
 
 // `observed` empty: no such table. A table whose flags differ from `flags` is made anew.
-[[nodiscard]] std::vector<Change> diff(const Ruleset& desired, AddTable flags, const std::optional<ObservedTable>& observed);
+[[nodiscard]] std::vector<Change> diff(const Ruleset& desired, AddTable flags,
+                                       const std::optional<ObservedTable>& observed);
 
 // One line per change for the journal and --diff: "+ map ip4_saddr: 10.20.0.0/16 : 12" is made by plan/text; here a
 // count where there are many.

@@ -80,10 +80,10 @@ using Rule = std::vector<Expression>;
 // --- sets, maps, chains ---
 
 struct Element {
-    Bytes key;                // as long as Set::key_bytes
-    Bytes key_end;            // last key of a range of a concatenation (inclusive); empty elsewhere
+    Bytes key;                 // as long as Set::key_bytes
+    Bytes key_end;             // last key of a range of a concatenation (inclusive); empty elsewhere
     bool interval_end = false; // of a set of single ranges: the first key *behind* a range, without value
-    std::uint16_t zone = 0;   // value of a map; 0 in a set
+    std::uint16_t zone = 0;    // value of a map; 0 in a set
     std::string comment;
     std::uint64_t packets = 0; // counter, as observed; not compared
     std::uint64_t bytes = 0;
@@ -95,17 +95,17 @@ struct Element {
 
 struct Set {
     std::string name;
-    std::uint32_t key_type = 0;  // nftables datatype ids, 6 bits a field, as nft(8) writes them
-    std::uint32_t key_bytes = 0; // fields padded to 4 bytes each
+    std::uint32_t key_type = 0;       // nftables datatype ids, 6 bits a field, as nft(8) writes them
+    std::uint32_t key_bytes = 0;      // of one field: its own length; of a concatenation: each padded to 4 bytes
     std::vector<std::uint8_t> fields; // bytes of each field, for a concatenation of ranges; empty elsewhere
-    bool map = false;            // values are zones (2 bytes, host order)
+    bool map = false;                 // values are zones (2 bytes, host order)
     bool interval = false;
-    Bytes userdata;              // what nft(8) needs to list the set (its typeof); written, not compared
+    std::string type_of;           // its key as nft(8) lists it: "meta l4proto . th dport"; written, not compared
     std::vector<Element> elements; // sorted
 };
 
 struct Hook {
-    std::string type; // "filter", "nat"
+    std::string type;       // "filter", "nat"
     std::uint32_t hook = 0; // NF_INET_*
     std::int32_t priority = 0;
     bool operator==(const Hook&) const = default;
@@ -128,7 +128,8 @@ inline constexpr const char* zones_set = "zones";     // id -> "name direction",
 inline std::strong_ordering operator<=>(const Element& a, const Element& b) {
     if (auto order = a.key <=> b.key; order != 0) return order;
     // An end comes before the start of the next range at the same key, as nft(8) sends them.
-    if (a.interval_end != b.interval_end) return a.interval_end ? std::strong_ordering::less : std::strong_ordering::greater;
+    if (a.interval_end != b.interval_end)
+        return a.interval_end ? std::strong_ordering::less : std::strong_ordering::greater;
     if (auto order = a.key_end <=> b.key_end; order != 0) return order;
     if (auto order = a.zone <=> b.zone; order != 0) return order;
     return a.comment <=> b.comment;

@@ -25,13 +25,13 @@ inline constexpr std::uint64_t default_extension_bytes = 128; // NF_CT_EXT_PREAL
 inline constexpr std::uint64_t bucket_bytes = 8;              // struct hlist_nulls_head
 
 struct SizingFacts {
-    std::uint64_t memory_bytes = 0;                      // MemTotal
-    std::uint64_t object_bytes = default_object_bytes;   // of one nf_conn, with the slab's waste
-    bool object_measured = false;                        // read from the running kernel
-    std::uint64_t count = 0;                             // entries now, all namespaces
-    std::uint64_t max = 0;                               // nf_conntrack_max now
-    std::uint64_t buckets = 0;                           // nf_conntrack_buckets now
-    bool writable = true;                                // false in a namespace other than the first
+    std::uint64_t memory_bytes = 0;                    // MemTotal
+    std::uint64_t object_bytes = default_object_bytes; // of one nf_conn, with the slab's waste
+    bool object_measured = false;                      // read from the running kernel
+    std::uint64_t count = 0;                           // entries now, all namespaces
+    std::uint64_t max = 0;                             // nf_conntrack_max now
+    std::uint64_t buckets = 0;                         // nf_conntrack_buckets now
+    bool writable = true;                              // false in a namespace other than the first
 
     bool operator==(const SizingFacts&) const = default;
 };
@@ -47,7 +47,7 @@ struct SizingStep {
 };
 
 struct SizingPlan {
-    std::uint64_t max = 0;     // what the table should have
+    std::uint64_t max = 0; // what the table should have
     std::uint64_t buckets = 0;
     std::uint64_t budget_bytes = 0; // 0 when both numbers are fixed
     std::uint64_t entry_bytes = 0;
@@ -66,7 +66,8 @@ enum class Pressure { ok, warn, critical };
 
 // The next state by count/max: up at `warn` and `critical`, down to ok only below `clear`, from critical to warn below
 // `warn`. So a count that swings around one threshold changes the state once.
-[[nodiscard]] Pressure next_pressure(Pressure now, std::uint64_t count, std::uint64_t max, const PressureSettings& settings);
+[[nodiscard]] Pressure next_pressure(Pressure now, std::uint64_t count, std::uint64_t max,
+                                     const PressureSettings& settings);
 
 [[nodiscard]] std::string_view to_string(Pressure pressure);
 

@@ -119,9 +119,9 @@ struct TimeoutSetting {
 struct ConntrackSettings {
     std::optional<std::uint64_t> max; // entries; empty: auto
     Place max_place;
-    Share memory{625};                          // of MemTotal, for auto
-    std::optional<std::uint64_t> memory_bytes;  // a fixed size instead of the share
-    std::optional<std::uint64_t> buckets;       // empty: auto
+    Share memory{625};                         // of MemTotal, for auto
+    std::optional<std::uint64_t> memory_bytes; // a fixed size instead of the share
+    std::optional<std::uint64_t> buckets;      // empty: auto
     bool accounting = true;
     PressureSettings pressure;
     std::vector<TimeoutSetting> timeouts;
@@ -141,8 +141,6 @@ struct Policy {
     std::vector<Zone> zones; // in order of precedence
 };
 
-constexpr std::string_view to_string(Direction direction) {
-    return direction == Direction::both ? "both" : "original";
-}
+constexpr std::string_view to_string(Direction direction) { return direction == Direction::both ? "both" : "original"; }
 
 } // namespace ctcached

@@ -24,8 +24,8 @@ inline constexpr int max_depth = 16;
 
 // One row per key of the language, for the test that compares it with the JSON schema.
 struct SchemaKey {
-    std::string path;  // "conntrack.pressure.warn", "zones[].match[].ports"
-    std::string type;  // name of the definition in the JSON schema that its value has ("share", "port-list", ...)
+    std::string path; // "conntrack.pressure.warn", "zones[].match[].ports"
+    std::string type; // name of the definition in the JSON schema that its value has ("share", "port-list", ...)
     bool required = false;
     double minimum = 0; // of the number, where the type is one; both 0: no range
     double maximum = 0;
