@@ -17,6 +17,7 @@ namespace ctcached {
 struct AddTable {
     bool owner = false;   // NFT_TABLE_F_OWNER
     bool persist = false; // NFT_TABLE_F_PERSIST (Linux >= 6.9)
+    bool dormant = false; // NFT_TABLE_F_DORMANT: observed when somebody switched the table off, never wanted
     bool operator==(const AddTable&) const = default;
 };
 struct DeleteTable {};

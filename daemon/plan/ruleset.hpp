@@ -102,6 +102,7 @@ struct Set {
     bool interval = false;
     std::string type_of;           // its key as nft(8) lists it: "meta l4proto . th dport"; written, not compared
     std::vector<Element> elements; // sorted
+    std::string foreign; // as observed: what of it this daemon never writes (a timeout), in words; makes it another set
 };
 
 struct Hook {
