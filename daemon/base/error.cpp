@@ -1,7 +1,8 @@
 #include "base/error.hpp"
 
-#include <cstring>
 #include <fmt/format.h>
+
+#include <cstring>
 #include <system_error>
 
 namespace ctcached {
