@@ -31,7 +31,8 @@ using ZoneTable = std::vector<ZoneIdentity>;
 struct ZoneAssignment {
     ZoneTable zones;    // of the policy's zones, same order
     ZoneTable remember; // to be persisted
-    // Ids that pass from one name to another, sorted: entries of the old owner must be flushed before the id is used.
+    // Ids whose present entries belong to nobody any more, sorted: the id passes to another name, its zone has another
+    // id now, or its direction changed. The entries must be flushed before the new rules are there.
     std::vector<std::uint16_t> recycled;
 };
 
