@@ -28,7 +28,7 @@ struct SizingFacts {
     std::uint64_t memory_bytes = 0;                    // MemTotal
     std::uint64_t object_bytes = default_object_bytes; // of one nf_conn, with the slab's waste
     bool object_measured = false;                      // read from the running kernel
-    std::uint64_t count = 0;                           // entries now, all namespaces
+    std::uint64_t count = 0;                           // entries now
     std::uint64_t max = 0;                             // nf_conntrack_max now
     std::uint64_t buckets = 0;                         // nf_conntrack_buckets now
     bool writable = true;                              // false in a namespace other than the first
@@ -49,13 +49,14 @@ struct SizingStep {
 struct SizingPlan {
     std::uint64_t max = 0; // what the table should have
     std::uint64_t buckets = 0;
-    std::uint64_t budget_bytes = 0; // 0 when both numbers are fixed
+    std::uint64_t budget_bytes = 0; // 0 when the policy names max
     std::uint64_t entry_bytes = 0;
     // In the order in which they are to be taken: buckets first when growing, max first when shrinking. Empty: nothing
-    // to do, because the present values are within 12.5 % of the target, or not writable, or not now (reason).
+    // to do, because the present values are within 12.5 % of an automatic target or equal to a fixed one, or not
+    // writable, or not now (reason).
     std::vector<SizingStep> steps;
     std::string arithmetic; // one sentence with all the numbers
-    std::string reason;     // why there are no steps although the target differs; empty otherwise
+    std::string reason;     // why the steps do not reach the target; empty when they do
 
     bool operator==(const SizingPlan&) const = default;
 };
