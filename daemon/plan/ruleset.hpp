@@ -80,11 +80,11 @@ using Rule = std::vector<Expression>;
 // --- sets, maps, chains ---
 
 struct Element {
-    Bytes key;                 // as long as Set::key_bytes
-    Bytes key_end;             // last key of a range of a concatenation (inclusive); empty elsewhere
+    Bytes key{};               // as long as Set::key_bytes
+    Bytes key_end{};           // last key of a range of a concatenation (inclusive); empty elsewhere
     bool interval_end = false; // of a set of single ranges: the first key *behind* a range, without value
     std::uint16_t zone = 0;    // value of a map; 0 in a set
-    std::string comment;
+    std::string comment{};
     std::uint64_t packets = 0; // counter, as observed; not compared
     std::uint64_t bytes = 0;
 
@@ -94,33 +94,34 @@ struct Element {
 };
 
 struct Set {
-    std::string name;
-    std::uint32_t key_type = 0;       // nftables datatype ids, 6 bits a field, as nft(8) writes them
-    std::uint32_t key_bytes = 0;      // of one field: its own length; of a concatenation: each padded to 4 bytes
-    std::vector<std::uint8_t> fields; // bytes of each field, for a concatenation of ranges; empty elsewhere
-    bool map = false;                 // values are zones (2 bytes, host order)
+    std::string name{};
+    std::uint32_t key_type = 0;         // nftables datatype ids, 6 bits a field, as nft(8) writes them
+    std::uint32_t key_bytes = 0;        // of one field: its own length; of a concatenation: each padded to 4 bytes
+    std::vector<std::uint8_t> fields{}; // bytes of each field, for a concatenation of ranges; empty elsewhere
+    bool map = false;                   // values are zones (2 bytes, host order)
     bool interval = false;
-    std::string type_of;           // its key as nft(8) lists it: "meta l4proto . th dport"; written, not compared
-    std::vector<Element> elements; // sorted
-    std::string foreign; // as observed: what of it this daemon never writes (a timeout), in words; makes it another set
+    std::string type_of{};           // its key as nft(8) lists it: "meta l4proto . th dport"; written, not compared
+    std::vector<Element> elements{}; // sorted
+    std::string
+        foreign{}; // as observed: what of it this daemon never writes (a timeout), in words; makes it another set
 };
 
 struct Hook {
-    std::string type;       // "filter", "nat"
+    std::string type{};     // "filter", "nat"
     std::uint32_t hook = 0; // NF_INET_*
     std::int32_t priority = 0;
     bool operator==(const Hook&) const = default;
 };
 
 struct Chain {
-    std::string name;
-    std::optional<Hook> hook; // base chains; policy accept always
-    std::vector<Rule> rules;
+    std::string name{};
+    std::optional<Hook> hook{}; // base chains; policy accept always
+    std::vector<Rule> rules{};
 };
 
 struct Ruleset {
-    std::vector<Set> sets;     // in order of name
-    std::vector<Chain> chains; // in order of name
+    std::vector<Set> sets{};     // in order of name
+    std::vector<Chain> chains{}; // in order of name
 };
 
 inline constexpr const char* table_name = "ctcached"; // family inet
