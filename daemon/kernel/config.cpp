@@ -4,7 +4,8 @@
 // order of the path. Drop-ins (the *.yaml of a folder `policies.d`, whether it is named or lies in one that is) apply
 // after them, in order of their names whatever their folder, because that is what the numbers in front of such names
 // are for. Within each kind, a file of a folder masks those of the same name in later folders, so that /etc overrides
-// what a package ships, and an empty one (or a link to /dev/null) switches it off. A file that is named is never masked.
+// what a package ships, and an empty one (or a link to /dev/null) switches it off. A file that is named is never
+// masked.
 //
 // The watch list follows the path, not what was found: a folder that does not exist yet is on it (base/path_watch
 // waits for it), and so is each file that is a link, because its folder does not see when the target is written.
@@ -14,10 +15,11 @@
 #include "base/files.hpp"
 #include "policy/parse.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fmt/format.h>
 #include <map>
 #include <set>
 #include <string>
@@ -31,7 +33,7 @@ namespace {
 constexpr std::string_view drop_in_folder = "policies.d";
 
 // Without "." and "..", and without a slash at the end.
-fs::path absolute(const fs::path& path) {
+fs::path normal(const fs::path& path) {
     std::error_code error;
     auto result = fs::absolute(path, error).lexically_normal();
     if (error) return path; // there is no current folder
@@ -53,7 +55,7 @@ public:
             watch(entry.path);
             watch_link(entry.path);
             read(entry.path, true);
-        } else if (absolute(entry.path).filename() == drop_in_folder) {
+        } else if (normal(entry.path).filename() == drop_in_folder) {
             add_drop_ins(entry.path);
         } else {
             watch(entry.path);
@@ -112,10 +114,11 @@ private:
         const char* reason = error == EFBIG    ? "larger than 16 MiB"
                              : error == EINVAL ? "not a regular file"
                                                : strerrordesc_np(error);
-        diagnostics_.error({.file = diagnostics_.file(path.native())}, reason ? reason : fmt::format("error {}", error));
+        diagnostics_.error({.file = diagnostics_.file(path.native())},
+                           reason ? reason : fmt::format("error {}", error));
     }
 
-    void watch(const fs::path& path) { config_.watch.push_back(absolute(path)); }
+    void watch(const fs::path& path) { config_.watch.push_back(normal(path)); }
     void watch_link(const fs::path& path) {
         std::error_code error;
         if (fs::is_symlink(fs::symlink_status(path, error))) watch(path);

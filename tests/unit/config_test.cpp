@@ -2,9 +2,10 @@
 
 #include "kernel/config.hpp"
 
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cstdlib>
-#include <doctest/doctest.h>
 #include <fstream>
 #include <initializer_list>
 
@@ -112,7 +113,8 @@ TEST_CASE("a folder that is named") {
     tree.put("b/policies.d/10.yaml", "masked");
     tree.put("c.yaml", "c");
     tree.load({{"c.yaml"}, {"a"}, {"b"}});
-    CHECK(tree.sources() == "c.yaml=c a/m.yaml=m a/z.yaml=z b/n.yaml=n b/policies.d/05.yaml=b05 a/policies.d/10.yaml=a10 ");
+    CHECK(tree.sources() ==
+          "c.yaml=c a/m.yaml=m a/z.yaml=z b/n.yaml=n b/policies.d/05.yaml=b05 a/policies.d/10.yaml=a10 ");
     CHECK(tree.watched() == "a a/policies.d b b/policies.d c.yaml ");
     tree.load({{"a/policies.d/"}, {"c.yaml"}}); // named with a slash: drop-ins all the same
     CHECK(tree.sources() == "c.yaml=c a/policies.d/10.yaml=a10 ");
