@@ -3,12 +3,14 @@
 
 #include "base/error.hpp"
 #include "base/handle.hpp"
+#include "kernel/nft_codec.hpp"
+#include "kernel/nft_event.hpp"
 #include "plan/diff.hpp"
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,6 +21,9 @@ struct NftFailure {
     Failure failure;    // text: "map ip4_saddr: add 3 elements: File exists (EEXIST)"
     bool raced = false; // the ruleset's generation moved: observe and try again
 };
+
+// Takes one datagram of an answer.
+using NftSink = std::function<Result<void>(std::span<const char>)>;
 
 class NftSocket {
 public:
@@ -49,17 +54,14 @@ public:
 
 private:
     NftSocket(Fd fd, std::uint32_t port) : fd_(std::move(fd)), port_(port) {}
+    [[nodiscard]] Result<void> query(NftQuery what, const std::string& set, const NftSink& sink);
+    [[nodiscard]] Result<std::uint32_t> generation();
+    [[nodiscard]] Result<std::optional<ObservedTable>> dump();
+    [[nodiscard]] bool probe(AddTable flags);
+
     Fd fd_;
     std::uint32_t port_ = 0;
     std::uint32_t sequence_ = 0;
-};
-
-// Who changed what, from the kernel's notifications (NFNLGRP_NFTABLES).
-struct NftEvent {
-    std::string text;       // "element removed from map ip4_saddr", "table deleted"
-    std::uint32_t port = 0; // netlink port id of the one who did it
-    std::uint32_t pid = 0;  // of its process, from NFT_MSG_NEWGEN; 0: not known
-    std::string process;    // its name, likewise
 };
 
 class NftMonitor {
@@ -77,6 +79,7 @@ public:
 private:
     explicit NftMonitor(Fd fd) : fd_(std::move(fd)) {}
     Fd fd_;
+    NftEventLog log_; // of the transaction whose end is still to come
 };
 
 } // namespace ctcached
