@@ -221,22 +221,23 @@ std::string zone_comment(const ZoneIdentity& zone) {
     return fmt::format("{} {}", zone.name, to_string(zone.direction));
 }
 
+std::optional<ZoneIdentity> zone_of(const Element& element) {
+    const auto space = element.comment.rfind(' ');
+    if (element.key.size() != 2 || space == std::string::npos || space == 0) return {};
+    ZoneIdentity zone{.name = element.comment.substr(0, space)};
+    std::memcpy(&zone.id, element.key.data(), sizeof zone.id);
+    const std::string_view direction = std::string_view(element.comment).substr(space + 1);
+    if (direction == to_string(Direction::both)) zone.direction = Direction::both;
+    else if (direction != to_string(Direction::original)) return {};
+    return zone.id != 0 ? std::optional(std::move(zone)) : std::nullopt;
+}
+
 ZoneTable zones_of(const Ruleset& ruleset) {
     ZoneTable zones;
     const auto set = std::ranges::find(ruleset.sets, std::string_view(zones_set), &Set::name);
     if (set == ruleset.sets.end()) return zones;
-    for (const Element& element : set->elements) {
-        const auto space = element.comment.rfind(' ');
-        if (element.key.size() != 2 || space == std::string::npos || space == 0) continue;
-        ZoneIdentity zone{.name = element.comment.substr(0, space)};
-        std::memcpy(&zone.id, element.key.data(), sizeof zone.id);
-        const std::string_view direction = std::string_view(element.comment).substr(space + 1);
-        if (direction == to_string(Direction::both))
-            zone.direction = Direction::both;
-        else if (direction != to_string(Direction::original))
-            continue;
-        if (zone.id != 0) zones.push_back(std::move(zone));
-    }
+    for (const Element& element : set->elements)
+        if (auto zone = zone_of(element)) zones.push_back(*std::move(zone));
     return zones;
 }
 

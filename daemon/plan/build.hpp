@@ -24,14 +24,17 @@
 #include "plan/layers.hpp"
 #include "plan/ruleset.hpp"
 
+#include <optional>
 #include <span>
+#include <string>
 
 namespace ctcached {
 
 [[nodiscard]] Ruleset build_ruleset(std::span<const Layer> layers, std::span<const ZoneIdentity> zones);
 
-// "name direction", the comment of a zone's element in the set `zones`, and back; nothing for any other text.
+// "name direction", the comment of a zone's element in the set `zones`, and back; nothing for any other element.
 [[nodiscard]] std::string zone_comment(const ZoneIdentity& zone);
+[[nodiscard]] std::optional<ZoneIdentity> zone_of(const Element& element);
 // The zones that a table observed in the kernel has.
 [[nodiscard]] ZoneTable zones_of(const Ruleset& ruleset);
 
