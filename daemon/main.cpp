@@ -71,7 +71,8 @@ std::optional<ObservedTable> observed_table() {
 }
 
 ZoneTable remembered_zones(const Options& options, const std::optional<ObservedTable>& observed) {
-    return merge_tables(State(options.state_dir).zones().value_or(ZoneTable{}), observed ? zones_of(observed->ruleset) : ZoneTable{});
+    return merge_tables(State(options.state_dir).zones().value_or(ZoneTable{}),
+                        observed ? zones_of(observed->ruleset) : ZoneTable{});
 }
 
 struct Looked {
@@ -131,7 +132,8 @@ int diff_policy(const Options& options) {
 }
 
 int clear_table() {
-    const auto removed = Table::open({}, false).and_then([](Table&& table) { return table.remove(); });
+    auto table = Table::open({}, false);
+    const auto removed = table ? table->remove() : std::unexpected(table.error());
     if (removed) return done;
     std::fputs(fmt::format("ctcached: {}\n", removed.error().text).c_str(), stderr);
     return refused;
@@ -163,12 +165,14 @@ int run(int argc, char** argv) {
     std::vector<std::string> config;
     std::vector<std::string> paths;
     bool check = false, print = false, diff = false, clear = false;
-    app.add_option("--config", config, "policy file or folder instead of the default search path; repeatable")->allow_extra_args(false);
+    app.add_option("--config", config, "policy file or folder instead of the default search path; repeatable")
+        ->allow_extra_args(false);
     app.add_option("--state-dir", options.state_dir, "zone ids and the last good policy")->capture_default_str();
-    app.add_option("--runtime-dir", options.runtime_dir, "the lock, and policies.d of the default search path")->capture_default_str();
+    app.add_option("--runtime-dir", options.runtime_dir, "the lock")->capture_default_str();
     app.add_option("--bus", options.bus, "system, session, none or a D-Bus address")->capture_default_str();
     auto* actions = app.add_option_group("actions", "instead of running the daemon");
-    auto* check_flag = actions->add_flag("--check", check, "report every error and lint of the policy (exit 0 clean, 1 warnings, 2 errors)");
+    auto* check_flag = actions->add_flag(
+        "--check", check, "report every error and lint of the policy (exit 0 clean, 1 warnings, 2 errors)");
     actions->add_flag("--print", print, "the zone ids and the nftables text that would be applied");
     actions->add_flag("--diff", diff, "what would change in the running kernel");
     actions->add_flag("--clear", clear, "remove the table that a stopped daemon left");

@@ -1,5 +1,7 @@
 #include "manager.hpp"
 
+#include "plan/build.hpp"
+
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -31,7 +33,8 @@ constexpr auto slowest_repair = 500ms;
 class Reloading {
 public:
     Reloading() {
-        const auto now = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch());
+        const auto now =
+            std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch());
         sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld", static_cast<long long>(now.count()));
     }
     Reloading(const Reloading&) = delete;
@@ -63,7 +66,8 @@ Result<Fd> lock(const std::filesystem::path& folder) {
     Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     if (!fd) return failure(errno, path.string());
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0)
-        return errno == EWOULDBLOCK ? failure(EBUSY, fmt::format("{}: another ctcached runs", path.string())) : failure(errno, path.string());
+        return errno == EWOULDBLOCK ? failure(EBUSY, fmt::format("{}: another ctcached runs", path.string()))
+                                    : failure(errno, path.string());
     return fd;
 }
 
@@ -74,7 +78,8 @@ Result<Parts> open_parts(const Options& options) {
     if (!locked) return std::unexpected(locked.error());
     Fd stored = stored_socket();
     const bool was_stored = static_cast<bool>(stored);
-    auto table = Table::open(std::move(stored), std::getenv("NOTIFY_SOCKET") != nullptr); // NOLINT(concurrency-mt-unsafe)
+    auto table =
+        Table::open(std::move(stored), std::getenv("NOTIFY_SOCKET") != nullptr); // NOLINT(concurrency-mt-unsafe)
     if (!table) return std::unexpected(table.error());
     auto conntrack = Conntrack::open(System());
     if (!conntrack) return std::unexpected(conntrack.error());
@@ -94,9 +99,12 @@ Manager::~Manager() = default;
 // The file's ids, corrected by what the kernel's table still shows.
 void Manager::recall() {
     ZoneTable from_file;
-    if (auto file = state_.zones()) from_file = std::move(*file);
-    else if (file.error().error == ENOENT) SPDLOG_INFO("no zone ids remembered yet: {}", file.error().text);
-    else SPDLOG_ERROR("zone ids: {}; going on with those of the kernel's table", file.error().text);
+    if (auto file = state_.zones())
+        from_file = std::move(*file);
+    else if (file.error().error == ENOENT)
+        SPDLOG_INFO("no zone ids remembered yet: {}", file.error().text);
+    else
+        SPDLOG_ERROR("zone ids: {}; going on with those of the kernel's table", file.error().text);
 
     const auto table = parts_.table.observe();
     if (!table) SPDLOG_ERROR("{}", table.error().text);
@@ -111,7 +119,7 @@ Result<void> Manager::start() {
         // Before the table is made with it: from then on the table lives as long as the socket.
         const int fd = parts_.table.socket();
         const std::string message = fmt::format("FDSTORE=1\nFDNAME={}", stored_socket_name);
-        check(sd_pid_notify_with_fds(0, 0, message.c_str(), &fd, 1), "sd_pid_notify_with_fds");
+        ctcached::check(sd_pid_notify_with_fds(0, 0, message.c_str(), &fd, 1), "sd_pid_notify_with_fds");
     }
     auto applied = reload();
     if (!applied && generation_ == 0) {
@@ -126,7 +134,8 @@ Result<void> Manager::start() {
     sources_of_events_.push_back(event_.add_signal(SIGINT, [this] { event_.exit(0); }));
     sources_of_events_.push_back(event_.add_signal(SIGHUP, [this] {
         SPDLOG_INFO("SIGHUP: reloading");
-        if (const auto done = reload(); !done) SPDLOG_ERROR("the policy was not applied; the old one goes on:\n{}", done.error().text);
+        if (const auto done = reload(); !done)
+            SPDLOG_ERROR("the policy was not applied; the old one goes on:\n{}", done.error().text);
     }));
     sources_of_events_.push_back(event_.add_io(parts_.table.monitor(), EPOLLIN, [this](auto) { table_changed(); }));
     sources_of_events_.push_back(event_.add_io(parts_.rtnl.fd(), EPOLLIN, [this](auto) { links_changed(); }));
@@ -170,7 +179,8 @@ Result<void> Manager::reload() {
     sources_ = config.sources;
     Compiled compiled = compile(sources_, remembered_, diagnostics);
     if (diagnostics.has_errors()) return refuse(diagnostics);
-    if (const std::string why = system_.cache_unavailable(); compiled.policy.cache.mode == CacheMode::required && !why.empty()) {
+    if (const std::string why = system_.cache_unavailable();
+        compiled.policy.cache.mode == CacheMode::required && !why.empty()) {
         ++counters_.reloads_refused;
         set_reason("policy", fmt::format("the policy was not applied: cache.mode is `required`, but {}", why));
         publish();
@@ -183,8 +193,10 @@ Result<void> Manager::reload() {
 Result<void> Manager::apply(Compiled compiled, const std::vector<Source>& sources, const Diagnostics& diagnostics) {
     for (const std::uint16_t id : compiled.ids.recycled) {
         const auto flushed = parts_.conntrack.flush_zone(id);
-        if (flushed) SPDLOG_WARN("zone id {} has a new owner: {} old flows removed", id, *flushed);
-        else SPDLOG_ERROR("zone id {} has a new owner, its old flows stay: {}", id, flushed.error().text);
+        if (flushed)
+            SPDLOG_WARN("zone id {} has a new owner: {} old flows removed", id, *flushed);
+        else
+            SPDLOG_ERROR("zone id {} has a new owner, its old flows stay: {}", id, flushed.error().text);
     }
     const auto changes = parts_.table.apply(compiled.ruleset);
     if (!changes) {
@@ -232,8 +244,10 @@ void Manager::watch(const std::vector<std::filesystem::path>& paths) {
     try {
         for (const auto& path : paths)
             watches_.emplace_back(event_, path, [this] {
-                if (debounce_) Event::restart(debounce_, debounce_time);
-                else debounce_ = event_.add_timer(debounce_time, [this] { files_changed(); });
+                if (debounce_)
+                    Event::restart(debounce_, debounce_time);
+                else
+                    debounce_ = event_.add_timer(debounce_time, [this] { files_changed(); });
             });
     } catch (const std::system_error& error) {
         SPDLOG_WARN("changed files will not be noticed, reload by signal or D-Bus: {}", error.what());
@@ -245,7 +259,8 @@ void Manager::files_changed() {
     LoadedConfig config = load_config(options_.config, unread);
     if (config.sources == sources_ && !unread.has_errors()) return;
     SPDLOG_INFO("a policy file changed: reloading");
-    if (const auto done = reload(); !done) SPDLOG_ERROR("the policy was not applied; the old one goes on:\n{}", done.error().text);
+    if (const auto done = reload(); !done)
+        SPDLOG_ERROR("the policy was not applied; the old one goes on:\n{}", done.error().text);
 }
 
 void Manager::table_changed() {
@@ -254,11 +269,16 @@ void Manager::table_changed() {
     if (changes->empty()) return;
     for (const std::string& line : *changes) SPDLOG_WARN("nftables: {}", line);
     const auto now = std::chrono::steady_clock::now();
-    repair_delay_ = now - repair_time_ > 10s ? 0ms : std::min<std::chrono::milliseconds>(std::max(repair_delay_ * 2, 10ms), slowest_repair);
+    repair_delay_ = now - repair_time_ > 10s
+                        ? 0ms
+                        : std::min<std::chrono::milliseconds>(std::max(repair_delay_ * 2, 10ms), slowest_repair);
     repair_time_ = now;
-    if (repair_delay_ == 0ms) repair();
-    else if (repair_timer_) Event::restart(repair_timer_, repair_delay_);
-    else repair_timer_ = event_.add_timer(repair_delay_, [this] { repair(); });
+    if (repair_delay_ == 0ms)
+        repair();
+    else if (repair_timer_)
+        Event::restart(repair_timer_, repair_delay_);
+    else
+        repair_timer_ = event_.add_timer(repair_delay_, [this] { repair(); });
 }
 
 void Manager::repair() {
@@ -281,7 +301,8 @@ void Manager::links_changed() {
         const ZoneLinks is = links_of(zone, links_);
         if (was.present != is.present) SPDLOG_INFO("zone {}: links now: {}", zone.name, fmt::join(is.present, " "));
         for (const std::string& name : is.missing)
-            if (std::ranges::find(was.missing, name) == was.missing.end()) SPDLOG_WARN("zone {}: interface {} is gone", zone.name, name);
+            if (std::ranges::find(was.missing, name) == was.missing.end())
+                SPDLOG_WARN("zone {}: interface {} is gone", zone.name, name);
     }
     publish();
 }
@@ -295,8 +316,10 @@ void Manager::tick() {
 
 void Manager::schedule_tick() {
     const auto interval = compiled_.policy.conntrack.pressure.interval;
-    if (tick_timer_) Event::restart(tick_timer_, interval);
-    else tick_timer_ = event_.add_timer(interval, [this] { tick(); });
+    if (tick_timer_)
+        Event::restart(tick_timer_, interval);
+    else
+        tick_timer_ = event_.add_timer(interval, [this] { tick(); });
 }
 
 int Manager::run() {
@@ -362,8 +385,8 @@ void Manager::publish() {
     if (service_) service_->publish(snapshot_);
     sd_notifyf(0, "STATUS=%zu zones, %llu of %llu flows (pressure %s)%s", snapshot_.zones.size(),
                static_cast<unsigned long long>(snapshot_.conntrack_count),
-               static_cast<unsigned long long>(snapshot_.conntrack_max), std::string(to_string(snapshot_.pressure)).c_str(),
-               snapshot_.degraded.empty() ? "" : ", degraded");
+               static_cast<unsigned long long>(snapshot_.conntrack_max),
+               std::string(to_string(snapshot_.pressure)).c_str(), snapshot_.degraded.empty() ? "" : ", degraded");
 }
 
 Diagnostics Manager::check(std::string_view text) {

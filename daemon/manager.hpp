@@ -1,8 +1,8 @@
 // The daemon: owns the loop and the parts, and moves values between them.
 //
-// Everything that changes the kernel goes one way: documents -> compile() -> apply(). A first start, a reload by signal,
-// D-Bus or a changed file, and the start on the last good policy differ only in the documents; a repair is apply()'s
-// transaction with the policy that is there already. A policy that is refused changes nothing.
+// Everything that changes the kernel goes one way: documents -> compile() -> apply(). A first start, a reload by
+// signal, D-Bus or a changed file, and the start on the last good policy differ only in the documents; a repair is
+// apply()'s transaction with the policy that is there already. A policy that is refused changes nothing.
 #pragma once
 
 #include "base/event.hpp"
@@ -58,7 +58,8 @@ private:
     // --- policy ---
     [[nodiscard]] Result<void> reload();
     [[nodiscard]] Result<void> refuse(const Diagnostics& diagnostics);
-    [[nodiscard]] Result<void> apply(Compiled compiled, const std::vector<Source>& sources, const Diagnostics& diagnostics);
+    [[nodiscard]] Result<void> apply(Compiled compiled, const std::vector<Source>& sources,
+                                     const Diagnostics& diagnostics);
     [[nodiscard]] Result<void> start_on_last_good();
     void remember(const std::vector<Source>& sources);
     void recall();

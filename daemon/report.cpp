@@ -11,8 +11,9 @@ namespace {
 
 std::vector<std::string> cache_names(const CacheKinds& cache) {
     std::vector<std::string> names;
-    for (const auto& [kind, name] : {std::pair{&CacheKinds::route, "route"}, std::pair{&CacheKinds::ipsec, "ipsec"},
-                                     std::pair{&CacheKinds::socket, "socket"}, std::pair{&CacheKinds::descriptor, "descriptor"}})
+    for (const auto& [kind, name] :
+         {std::pair{&CacheKinds::route, "route"}, std::pair{&CacheKinds::ipsec, "ipsec"},
+          std::pair{&CacheKinds::socket, "socket"}, std::pair{&CacheKinds::descriptor, "descriptor"}})
         if (cache.*kind) names.emplace_back(name);
     return names;
 }
@@ -22,15 +23,17 @@ ZoneSnapshot make_zone(const Zone& zone, const ZoneIdentity& identity, const Fac
     for (const Match& match : zone.match) items.push_back(to_text(match));
     const ZoneCount count = facts.zones.of(zone.name);
     ZoneLinks links = links_of(zone, facts.links);
-    return {.name = zone.name,
-            .id = identity.id,
-            .direction = std::string(to_string(identity.direction)),
-            .match = fmt::format("{}", fmt::join(items, "\n")),
-            .cache = cache_names(zone.cache),
-            .links = std::move(links.present),
-            .missing = std::move(links.missing),
-            .flow_class = zone.flow_class,
-            .statistics = {{"flows", count.flows}, {"packets", count.packets}, {"bytes", count.bytes}, {"elements", count.elements}}};
+    return {
+        .name = zone.name,
+        .id = identity.id,
+        .direction = std::string(to_string(identity.direction)),
+        .match = fmt::format("{}", fmt::join(items, "\n")),
+        .cache = cache_names(zone.cache),
+        .links = std::move(links.present),
+        .missing = std::move(links.missing),
+        .flow_class = zone.flow_class,
+        .statistics = {
+            {"flows", count.flows}, {"packets", count.packets}, {"bytes", count.bytes}, {"elements", count.elements}}};
 }
 
 } // namespace

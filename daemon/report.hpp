@@ -14,9 +14,9 @@ namespace ctcached {
 
 // The daemon's own counters; the names are those of Statistics, with "daemon_" before them.
 struct DaemonCounters {
-    std::uint64_t reloads = 0;          // policies applied
-    std::uint64_t reloads_refused = 0;  // policies that were invalid or that the kernel refused
-    std::uint64_t table_repairs = 0;    // transactions that undid what others did to the table
+    std::uint64_t reloads = 0;         // policies applied
+    std::uint64_t reloads_refused = 0; // policies that were invalid or that the kernel refused
+    std::uint64_t table_repairs = 0;   // transactions that undid what others did to the table
 };
 
 // Reasons by part: each part sets and clears its own.

@@ -1,7 +1,8 @@
 #include "kernel/conntrack.hpp"
 
-#include <algorithm>
 #include <fmt/format.h>
+
+#include <algorithm>
 
 namespace ctcached {
 
@@ -43,7 +44,8 @@ void Conntrack::size(Notes& notes) {
         notes.information.push_back(fmt::format("nf_conntrack_{}: {} -> {}", sysctl(step.knob), step.from, step.to));
         (step.knob == Knob::max ? facts_.max : facts_.buckets) = step.to;
     }
-    const std::string told = fmt::format("conntrack table: {}{}{}", plan_.arithmetic, plan_.reason.empty() ? "" : "; ", plan_.reason);
+    const std::string told =
+        fmt::format("conntrack table: {}{}{}", plan_.arithmetic, plan_.reason.empty() ? "" : "; ", plan_.reason);
     if (told_ != told) notes.information.push_back(told);
     told_ = told;
 }
@@ -55,11 +57,14 @@ Notes Conntrack::apply(const ConntrackSettings& settings) {
         const auto now = system_.conntrack_sysctl(name);
         if (now && *now == value) return;
         const auto written = system_.set_conntrack_sysctl(name, value);
-        if (written) notes.information.push_back(fmt::format("nf_conntrack_{} = {}", name, value));
-        else notes.problems.push_back(written.error().text);
+        if (written)
+            notes.information.push_back(fmt::format("nf_conntrack_{} = {}", name, value));
+        else
+            notes.problems.push_back(written.error().text);
     };
     set("acct", settings.accounting ? 1 : 0);
-    for (const TimeoutSetting& timeout : settings.timeouts) set(timeout.sysctl, static_cast<std::uint64_t>(timeout.value.count()));
+    for (const TimeoutSetting& timeout : settings.timeouts)
+        set(timeout.sysctl, static_cast<std::uint64_t>(timeout.value.count()));
     size(notes);
     return notes;
 }
@@ -78,11 +83,14 @@ Notes Conntrack::tick() {
                                                 to_string(pressure_), totals->count, totals->max));
     std::string drift;
     if (totals->max != 0 && totals->max != facts_.max)
-        drift = fmt::format("nf_conntrack_max was {} and is {}: somebody else set it; left alone", facts_.max, totals->max);
+        drift =
+            fmt::format("nf_conntrack_max was {} and is {}: somebody else set it; left alone", facts_.max, totals->max);
     if (!drift.empty() && drift != drift_) notes.information.push_back(drift);
     drift_ = std::move(drift);
     // A resize waits for a calm table; growth may be due because the table is not calm.
-    if (drift_.empty() && facts_.writable && !plan_.reason.empty() && (pressure_ != before || pressure_ == Pressure::ok)) size(notes);
+    if (drift_.empty() && facts_.writable && !plan_.reason.empty() &&
+        (pressure_ != before || pressure_ == Pressure::ok))
+        size(notes);
     return notes;
 }
 

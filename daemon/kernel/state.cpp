@@ -21,9 +21,11 @@ Failure corrupt(const std::filesystem::path& path, std::string_view reason) {
 
 Result<ZoneTable> State::zones() const {
     const auto path = folder_ / "zones.json";
-    return read(path).and_then(zone_table_from_json).transform_error([&](const Failure& error) {
-        return error.error == EINVAL ? corrupt(path, error.text) : error;
-    });
+    const auto text = read(path);
+    if (!text) return std::unexpected(text.error());
+    auto table = zone_table_from_json(*text);
+    if (!table) return std::unexpected(corrupt(path, table.error().text));
+    return table;
 }
 
 Result<std::vector<Source>> State::policy() const {

@@ -1,5 +1,6 @@
 #include "kernel/table.hpp"
 
+#include <cerrno>
 #include <fmt/format.h>
 
 namespace ctcached {
@@ -23,8 +24,10 @@ Result<Table> Table::open(Fd stored, bool has_store) {
     auto socket = NftSocket::open(std::move(stored));
     if (!socket) return std::unexpected(socket.error());
     Table table(std::move(*socket), std::move(*monitor));
-    if (table.socket_.supports_persist()) table.flags_ = {.owner = true, .persist = true};
-    else if (has_store && table.socket_.supports_owner()) table.flags_ = {.owner = true};
+    if (table.socket_.supports_persist())
+        table.flags_ = {.owner = true, .persist = true};
+    else if (has_store && table.socket_.supports_owner())
+        table.flags_ = {.owner = true};
     return table;
 }
 
@@ -41,11 +44,13 @@ Result<std::vector<std::string>> Table::change_to(const std::optional<Ruleset>& 
         if (!observation) return std::unexpected(observation.error());
         const auto& now = observation->table;
         if (now && now->owner != 0 && now->owner != socket_.port())
-            return failure(EBUSY, fmt::format("table inet {} belongs to netlink port {} (another {} is running?)", table_name,
-                                              now->owner, table_name));
+            return failure(EBUSY, fmt::format("table inet {} belongs to netlink port {} (another {} is running?)",
+                                              table_name, now->owner, table_name));
         std::vector<Change> changes;
-        if (desired) changes = diff(*desired, flags, now);
-        else if (now) changes.emplace_back(DeleteTable{});
+        if (desired)
+            changes = diff(*desired, flags, now);
+        else if (now)
+            changes.emplace_back(DeleteTable{});
         if (changes.empty()) return std::vector<std::string>{};
 
         if (now) counters_.observe(now->ruleset);
@@ -71,11 +76,13 @@ Result<std::vector<std::string>> Table::foreign_changes() {
 
 Result<void> Table::hand_over(const Ruleset& desired) {
     if (!wants_store()) return {};
-    return change_to(desired, {}).transform([](const auto&) {});
+    if (const auto changed = change_to(desired, {}); !changed) return std::unexpected(changed.error());
+    return {};
 }
 
 Result<void> Table::remove() {
-    return change_to({}, {}).transform([](const auto&) {});
+    if (const auto changed = change_to({}, {}); !changed) return std::unexpected(changed.error());
+    return {};
 }
 
 } // namespace ctcached

@@ -42,13 +42,13 @@ std::vector<Box> subtract(const std::vector<Box>& boxes, const Box& hole) {
 }
 
 void BoxIndex::insert(std::size_t id, const Box& box) {
-    const Range& range = box[leading_];
+    const Interval& range = box[leading_];
     by_size_[range.last - range.first].emplace(range.first, Held{box, id});
 }
 
 template <typename Visit>
 void BoxIndex::walk(const Box& box, Visit visit) const {
-    const Range& query = box[leading_];
+    const Interval& query = box[leading_];
     for (const auto& [size, held] : by_size_) {
         const u128 from = query.first > size ? query.first - size : 0;
         for (auto at = held.lower_bound(from); at != held.end() && at->first <= query.last; ++at)

@@ -61,7 +61,7 @@ Bytes field_bytes(const Field& field, bool interval, u128 value) {
     return big_endian(value, part_of(field).bytes);
 }
 
-Bytes key_bytes(const Layer& layer, const Box& box, u128 Range::*bound) {
+Bytes key_bytes(const Layer& layer, const Box& box, u128 Interval::*bound) {
     Bytes key;
     for (std::size_t f = 0; f < layer.fields.size(); ++f) {
         key += field_bytes(layer.fields[f], layer.interval, box[f].*bound);
@@ -71,18 +71,18 @@ Bytes key_bytes(const Layer& layer, const Box& box, u128 Range::*bound) {
 }
 
 void append_elements(const Layer& layer, const Entry& entry, std::vector<Element>& out) {
-    const Bytes first = key_bytes(layer, entry.box, &Range::first);
+    const Bytes first = key_bytes(layer, entry.box, &Interval::first);
     if (!layer.interval) {
         out.push_back({.key = first, .zone = entry.zone});
         return;
     }
     if (layer.fields.size() > 1) {
-        out.push_back({.key = first, .key_end = key_bytes(layer, entry.box, &Range::last), .zone = entry.zone});
+        out.push_back({.key = first, .key_end = key_bytes(layer, entry.box, &Interval::last), .zone = entry.zone});
         return;
     }
     // A range of one field is two elements: where it begins, and the first key behind it unless it reaches the end.
     out.push_back({.key = first, .zone = entry.zone});
-    Bytes behind = key_bytes(layer, entry.box, &Range::last);
+    Bytes behind = key_bytes(layer, entry.box, &Interval::last);
     auto byte = behind.rbegin();
     while (byte != behind.rend() && ++*byte == 0) ++byte;
     if (byte != behind.rend()) out.push_back({.key = behind, .interval_end = true});
@@ -227,8 +227,10 @@ std::optional<ZoneIdentity> zone_of(const Element& element) {
     ZoneIdentity zone{.name = element.comment.substr(0, space)};
     std::memcpy(&zone.id, element.key.data(), sizeof zone.id);
     const std::string_view direction = std::string_view(element.comment).substr(space + 1);
-    if (direction == to_string(Direction::both)) zone.direction = Direction::both;
-    else if (direction != to_string(Direction::original)) return {};
+    if (direction == to_string(Direction::both))
+        zone.direction = Direction::both;
+    else if (direction != to_string(Direction::original))
+        return {};
     return zone.id != 0 ? std::optional(std::move(zone)) : std::nullopt;
 }
 

@@ -4,8 +4,9 @@
 #include "policy/parse.hpp"
 #include "policy/validate.hpp"
 
-#include <algorithm>
 #include <fmt/format.h>
+
+#include <algorithm>
 #include <set>
 
 namespace ctcached {
@@ -29,10 +30,11 @@ void adopt_directions(Policy& policy, ZoneTable& zones, Diagnostics& diagnostics
     for (std::size_t z = 0; z < zones.size(); ++z) {
         if (policy.zones[z].direction) continue;
         if (zones[z].direction == Direction::both)
-            diagnostics.warning(policy.zones[z].place,
-                                fmt::format("zone \"{}\" had `direction: both` and loses it: among the present zones it would "
-                                            "lose replies; its live flows are orphaned",
-                                            policy.zones[z].name));
+            diagnostics.warning(
+                policy.zones[z].place,
+                fmt::format("zone \"{}\" had `direction: both` and loses it: among the present zones it would "
+                            "lose replies; its live flows are orphaned",
+                            policy.zones[z].name));
         zones[z].direction = Direction::original;
         policy.zones[z].direction = Direction::original;
     }

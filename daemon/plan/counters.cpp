@@ -61,7 +61,8 @@ void ZoneCounters::observe(const Ruleset& table) {
     for (const Set& set : table.sets) tally.count(set, set.elements);
     for (const auto& [zone, before] : live_) {
         const ZoneCount now = tally.counts[zone];
-        if (now.flows < before.flows || now.packets < before.packets || now.bytes < before.bytes) add(retired_[zone], before);
+        if (now.flows < before.flows || now.packets < before.packets || now.bytes < before.bytes)
+            add(retired_[zone], before);
     }
     live_ = std::move(tally.counts);
 }

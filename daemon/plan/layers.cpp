@@ -37,13 +37,13 @@ constexpr std::array<KindTraits, 8> kinds{{{"saddr4", 32},
 
 u128 low_bits(unsigned count) { return count >= 128 ? ~u128{0} : (u128{1} << count) - 1; }
 
-Range range_of(const Subnet& subnet) {
+Interval range_of(const Subnet& subnet) {
     const unsigned bits = subnet.ipv6 ? 128 : 32;
     return {subnet.address, subnet.address | low_bits(bits - subnet.length)};
 }
 
 // A name is compared as the kernel does, byte by byte with zeros behind it; a wildcard is all that begin alike.
-Range range_of(const InterfacePattern& pattern) {
+Interval range_of(const InterfacePattern& pattern) {
     u128 first = 0;
     for (unsigned i = 0; i < 16; ++i)
         first = first << 8U | (i < pattern.name.size() ? static_cast<unsigned char>(pattern.name[i]) : 0U);
@@ -51,16 +51,16 @@ Range range_of(const InterfacePattern& pattern) {
     return {first, pattern.wildcard ? first | low_bits(rest) : first};
 }
 
-Range range_of(const PortRange& ports) { return {ports.first, ports.last}; }
-Range range_of(std::uint8_t protocol) { return {protocol, protocol}; }
+Interval range_of(const PortRange& ports) { return {ports.first, ports.last}; }
+Interval range_of(std::uint8_t protocol) { return {protocol, protocol}; }
 
 // --- items to alternatives: the fields that one form of an item has, and the values of each ---
 
 struct Alternative {
     std::vector<Field> fields;
-    std::vector<std::vector<Range>> values; // by field, never empty
-    std::size_t zone = 0;                   // index into the policy
-    std::size_t item = 0;                   // index over all items
+    std::vector<std::vector<Interval>> values; // by field, never empty
+    std::size_t zone = 0;                      // index into the policy
+    std::size_t item = 0;                      // index over all items
 };
 
 using Subnets = std::optional<std::vector<Subnet>>; // none: any address
@@ -93,16 +93,16 @@ std::vector<std::pair<Subnets, Subnets>> address_forms(const Match& match) {
     return {{intersect(source, match.subnets), destination}, {source, intersect(destination, match.subnets)}};
 }
 
-std::vector<Range> of_family(const std::vector<Subnet>& subnets, bool ipv6) {
-    std::vector<Range> ranges;
+std::vector<Interval> of_family(const std::vector<Subnet>& subnets, bool ipv6) {
+    std::vector<Interval> ranges;
     for (const Subnet& subnet : subnets)
         if (subnet.ipv6 == ipv6) ranges.push_back(range_of(subnet));
     return ranges;
 }
 
 template <typename Values>
-std::vector<Range> ranges_of(const Values& values) {
-    std::vector<Range> ranges;
+std::vector<Interval> ranges_of(const Values& values) {
+    std::vector<Interval> ranges;
     for (const auto& value : values) ranges.push_back(range_of(value));
     return ranges;
 }
@@ -112,7 +112,7 @@ void append_alternatives(const Match& match, std::size_t zone, std::size_t item,
         for (const bool ipv6 : {false, true}) {
             if (!source && !destination && ipv6) break; // no address: one form serves both families
             Alternative form{.fields = {}, .values = {}, .zone = zone, .item = item};
-            const auto add = [&](FieldKind kind, std::vector<Range> ranges, std::uint32_t mask = 0) {
+            const auto add = [&](FieldKind kind, std::vector<Interval> ranges, std::uint32_t mask = 0) {
                 form.fields.push_back({kind, mask});
                 form.values.push_back(std::move(ranges));
             };
@@ -123,7 +123,7 @@ void append_alternatives(const Match& match, std::size_t zone, std::size_t item,
             if (!match.protocols.empty()) add(FieldKind::protocol, ranges_of(match.protocols));
             if (!match.ports.empty()) add(FieldKind::port, ranges_of(match.ports));
             if (match.mark) add(FieldKind::mark, {{match.mark->value, match.mark->value}}, match.mark->mask);
-            if (std::ranges::none_of(form.values, &std::vector<Range>::empty)) out.push_back(std::move(form));
+            if (std::ranges::none_of(form.values, &std::vector<Interval>::empty)) out.push_back(std::move(form));
         }
     }
 }
@@ -143,7 +143,7 @@ struct Group {
     std::size_t leading = 0; // the field with the most different values, which an index sorts by
 };
 
-u128 size_of(const Range& range) { return range.last - range.first; } // less one
+u128 size_of(const Interval& range) { return range.last - range.first; } // less one
 
 // How many boxes an alternative comes to; above 2^32 it is no longer exact.
 std::size_t combinations(const Alternative& form, bool write_out_ports) {
@@ -151,7 +151,7 @@ std::size_t combinations(const Alternative& form, bool write_out_ports) {
     for (std::size_t f = 0; f < form.fields.size(); ++f) {
         std::size_t count = form.values[f].size();
         if (write_out_ports && form.fields[f].kind == FieldKind::port)
-            for (const Range& range : form.values[f]) count += static_cast<std::size_t>(size_of(range));
+            for (const Interval& range : form.values[f]) count += static_cast<std::size_t>(size_of(range));
         product = std::min(product * count, std::size_t{1} << 32U);
     }
     return product;
@@ -165,7 +165,7 @@ Group shape_group(const GroupKey& key, const std::vector<const Alternative*>& me
     for (const Alternative* member : members) {
         written_out += combinations(*member, true);
         for (std::size_t f = 0; f < key.fields.size(); ++f)
-            for (const Range& range : member->values[f]) {
+            for (const Interval& range : member->values[f]) {
                 sizes[f].insert(size_of(range));
                 values[f].insert(range.first);
             }
@@ -214,7 +214,7 @@ struct Reach {
     bool any_family = false, ipv4 = false, ipv6 = false;
     std::bitset<256> protocols{};
     bool any_interface = false;
-    std::vector<Range> interfaces{};
+    std::vector<Interval> interfaces{};
     std::optional<std::uint16_t> only_zone{}; // of all entries; none when they differ
     bool several_zones = false;
 };
@@ -241,8 +241,8 @@ bool may_meet(const Reach& a, const Reach& b) {
     if (!a.any_family && !b.any_family && !(a.ipv4 && b.ipv4) && !(a.ipv6 && b.ipv6)) return false;
     if ((a.protocols & b.protocols).none()) return false;
     if (a.any_interface || b.any_interface) return true;
-    for (const Range& x : a.interfaces)
-        for (const Range& y : b.interfaces)
+    for (const Interval& x : a.interfaces)
+        for (const Interval& y : b.interfaces)
             if (x.first <= y.last && y.first <= x.last) return true;
     return false;
 }
@@ -253,7 +253,7 @@ void widen(Reach& reach, const Reach& more) {
     reach.ipv6 |= more.ipv6;
     reach.protocols |= more.protocols;
     reach.any_interface |= more.any_interface;
-    for (const Range& range : more.interfaces)
+    for (const Interval& range : more.interfaces)
         if (std::ranges::find(reach.interfaces, range) == reach.interfaces.end()) reach.interfaces.push_back(range);
 }
 
@@ -349,11 +349,11 @@ void Planner::add(const GroupKey& key, const Group& group, const Box& box, std::
 // Calls `use` with every combination of the alternative's values; the ports one by one if they are written out.
 template <typename Use>
 void for_each_box(const Alternative& alternative, bool write_out_ports, Use use) {
-    std::vector<std::vector<Range>> values = alternative.values;
+    std::vector<std::vector<Interval>> values = alternative.values;
     for (std::size_t f = 0; f < values.size() && write_out_ports; ++f) {
         if (alternative.fields[f].kind != FieldKind::port) continue;
-        std::vector<Range> single;
-        for (const Range& range : values[f])
+        std::vector<Interval> single;
+        for (const Interval& range : values[f])
             for (u128 port = range.first; port <= range.last; ++port) single.push_back({port, port});
         values[f] = std::move(single);
     }

@@ -39,13 +39,13 @@ struct Field {
 };
 
 // Inclusive; values in host order, as numbers (an interface name: its 16 bytes, the first one highest).
-struct Range {
+struct Interval {
     u128 first = 0;
     u128 last = 0;
 
-    bool operator==(const Range&) const = default;
+    bool operator==(const Interval&) const = default;
 };
-using Box = std::vector<Range>; // one per field of the layer
+using Box = std::vector<Interval>; // one per field of the layer
 
 struct Entry {
     Box box{};

@@ -16,6 +16,8 @@ namespace ctcached {
 struct Source {
     std::string name;
     std::string text;
+
+    bool operator==(const Source&) const = default;
 };
 
 enum class Severity { warning, error };

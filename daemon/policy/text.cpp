@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+
 #include <vector>
 
 namespace ctcached {
@@ -18,7 +19,8 @@ std::string to_text(const Match& match) {
     const auto subnet = [](const Subnet& value) { return to_string(value); };
     add("protocol", match.protocols, protocol_name);
     add("ports", match.ports, [](const PortRange& range) {
-        return range.first == range.last ? fmt::format("{}", range.first) : fmt::format("{}-{}", range.first, range.last);
+        return range.first == range.last ? fmt::format("{}", range.first)
+                                         : fmt::format("{}-{}", range.first, range.last);
     });
     add("subnets", match.subnets, subnet);
     add("source", match.source, subnet);

@@ -18,7 +18,7 @@ Layer ports_layer(std::vector<std::pair<std::uint16_t, std::uint16_t>> port_to_z
     return layer;
 }
 
-Layer prefix_layer(std::vector<std::pair<Range, std::uint16_t>> ranges) {
+Layer prefix_layer(std::vector<std::pair<Interval, std::uint16_t>> ranges) {
     Layer layer{.name = "saddr4_range", .fields = {{FieldKind::source4, 0}}, .interval = true};
     for (const auto& [range, zone] : ranges) layer.entries.push_back({{range}, zone});
     return layer;
