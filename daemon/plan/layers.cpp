@@ -33,7 +33,7 @@ constexpr std::array<KindTraits, 8> kinds{{{"saddr4", 32},
                                            {"iface", 128},
                                            {"proto", 8},
                                            {"port", 16},
-                                           {"mark", 32}}};
+                                           {"fwmark", 32}}};
 
 u128 low_bits(unsigned count) { return count >= 128 ? ~u128{0} : (u128{1} << count) - 1; }
 
@@ -198,7 +198,8 @@ std::string name_of(const Group& group, Direction direction, std::size_t ordinal
     for (const Field& field : group.fields) {
         fmt::format_to(std::back_inserter(name), "{}{}", name.empty() ? "" : "_",
                        kinds[static_cast<std::size_t>(field.kind)].name);
-        if (field.kind == FieldKind::mark) fmt::format_to(std::back_inserter(name), "_{:x}", field.mask);
+        if (field.kind == FieldKind::mark && field.mask != 0xffffffff)
+            fmt::format_to(std::back_inserter(name), "_{:x}", field.mask);
         if (is_address(field.kind) && field.mask != 0 && field.mask != width(field.kind))
             fmt::format_to(std::back_inserter(name), "_{}", field.mask);
     }

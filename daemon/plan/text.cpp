@@ -35,7 +35,8 @@ Integer host_order(std::string_view bytes) {
 std::string hex(std::string_view bytes) {
     std::string text = "0x";
     for (const char byte : bytes) fmt::format_to(std::back_inserter(text), "{:02x}", static_cast<unsigned char>(byte));
-    return text;
+    const auto digits = text.find_first_not_of('0', 2); // as nft(8) writes it
+    return digits == std::string::npos ? "0x0" : "0x" + text.substr(digits);
 }
 
 std::string address(std::string_view bytes) {
@@ -260,9 +261,8 @@ std::string rule_text(const Rule& rule) { return RuleText{}.of(rule); }
 
 std::string hook_text(const Hook& hook) {
     static constexpr std::array<const char*, 5> hooks{"prerouting", "input", "forward", "output", "postrouting"};
-    const std::string priority = hook.priority == -300 ? "raw"
-                                 : hook.priority == 90 ? "srcnat - 10"
-                                                       : std::to_string(hook.priority);
+    const bool named = hook.priority == 90 && hook.hook == 4; // nft(8) knows srcnat in postrouting only
+    const std::string priority = hook.priority == -300 ? "raw" : named ? "srcnat - 10" : std::to_string(hook.priority);
     return fmt::format("type {} hook {} priority {}; policy accept;", hook.type,
                        hook.hook < hooks.size() ? hooks[hook.hook] : std::to_string(hook.hook), priority);
 }
