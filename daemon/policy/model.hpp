@@ -105,6 +105,7 @@ struct PressureSettings {
     Share critical{9000};
     Share clear{6500};
     std::chrono::seconds interval{5}; // between two looks at the count
+    Place place;                      // of the last mapping that set any of them
 };
 
 // One net.netfilter.nf_conntrack_<sysctl> timeout that the policy sets.

@@ -358,12 +358,17 @@ constexpr auto make_timeout_keys(std::index_sequence<row...> /*rows*/) {
 }
 constexpr auto timeout_keys = make_timeout_keys(std::make_index_sequence<std::size(timeouts)>());
 
+void read_pressure(Decoder& d, Id id, const Type& type, ConntrackSettings& out) {
+    out.pressure.place = d.place(id);
+    section<&ConntrackSettings::pressure, pressure_keys>(d, id, type, out);
+}
+
 constexpr Key<ConntrackSettings> conntrack_keys[] = {
     {"max", max_type, read_max},
     {"memory", memory_type, read_memory},
     {"buckets", buckets_type, one<&ConntrackSettings::buckets, parse_count>},
     {"accounting", boolean_type, word<&ConntrackSettings::accounting, booleans>},
-    {"pressure", pressure_type, section<&ConntrackSettings::pressure, pressure_keys>},
+    {"pressure", pressure_type, read_pressure},
     {"timeouts", timeouts_type, section<&ConntrackSettings::timeouts, timeout_keys>},
 };
 

@@ -239,7 +239,7 @@ zones:
 TEST_CASE("later documents replace settings key by key and append zones") {
     const std::vector<Source> sources = {
         {"a.yaml", "version: 1\n"
-                   "conntrack: { memory: 512MiB, pressure: { warn: 70% }, timeouts: { udp: 40, icmp: 50 } }\n"
+                   "conntrack: { memory: 512MiB, pressure: { warn: 70% }, timeouts: { udp: 40, icmp: 70 } }\n"
                    "zones: [{ name: a, match: [{ protocol: tcp }] }]\n"},
         {"empty.yaml", "# nothing\n"},
         {"b.yaml", "version: 1\n"
