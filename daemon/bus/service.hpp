@@ -1,4 +1,8 @@
-// org.ctcached1 on D-Bus: the objects, who may call what, and the reconnection.
+// org.ctcached1 on D-Bus: the objects /org/ctcached1 and /org/ctcached1/zone/<name>, and their methods.
+//
+// What is shown is a Snapshot: a property read asks for one (Commands::snapshot), a signal is the difference of two
+// (publish). Nothing here knows how anything is found out, and nothing waits for the bus: connection.hpp keeps the name
+// on it, authority.hpp asks who may call. The objects are described in systemd/org.ctcached1.*.xml.
 #pragma once
 
 #include "base/error.hpp"
@@ -16,10 +20,11 @@ namespace ctcached {
 // What a caller may ask for; the manager supplies it. Failures become D-Bus errors by their kind.
 struct Commands {
     std::function<const Snapshot&()> snapshot; // fresh enough to be shown (counters at most a second old)
-    std::function<Result<void>()> reload;      // error text: the diagnostics, one per line
+    // Error 0: the policy is invalid, the text has its diagnostics, one per line. Else: what the kernel refused.
+    std::function<Result<void>()> reload;
     std::function<Diagnostics(std::string_view)> check;
-    std::function<Result<void>()> flush; // the flows of all zones
-    std::function<Result<void>(const std::string&)> flush_zone;
+    std::function<Result<void>()> flush;                        // the flows of all zones
+    std::function<Result<void>(const std::string&)> flush_zone; // ENOENT: no such zone
 };
 
 class Service {
@@ -34,11 +39,13 @@ public:
     // The applied state is another one: emits PropertiesChanged for the properties that differ and promise it,
     // InterfacesAdded and InterfacesRemoved for zones that came and went.
     void publish(const Snapshot& snapshot);
-    // False while there is no connection (for the degraded state); true with address "none".
-    [[nodiscard]] bool connected() const;
+    // Why nobody can reach us over D-Bus now: no bus, or another owner of the name. Empty when they can, and with the
+    // address "none".
+    [[nodiscard]] const std::string& problem() const;
+
+    struct State;
 
 private:
-    struct State;
     std::unique_ptr<State> state_;
 };
 
