@@ -21,14 +21,17 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <memory>
+#include <tuple>
+#include <utility>
 
 namespace ctcached {
 
 namespace {
 
-constexpr std::size_t receive_bytes = 64 * 1024; // the kernel makes dump parts of 32 KiB at most (netlink_dump)
-constexpr int attempts = 10;                     // of a dump that the ruleset moves under
-constexpr int queue_bytes = 4 * 1024 * 1024;     // for the errors of a batch where every message fails
+constexpr std::size_t receive_bytes = 64UZ * 1024; // the kernel makes dump parts of 32 KiB at most (netlink_dump)
+constexpr int attempts = 10;                       // of a dump that the ruleset moves under
+constexpr int queue_bytes = 4 * 1024 * 1024;       // for the errors of a batch where every message fails
 
 // Grows a buffer: by force where we may, else up to the system's limit.
 void grow(int fd, int forced, int plain, int bytes) {
@@ -93,7 +96,7 @@ Result<void> drain(int fd, const NftSink& each) {
 }
 
 void forget_old_answers(int fd) {
-    (void)drain(fd, [](auto) { return Result<void>{}; }); // whatever is wrong with them is not our request's
+    std::ignore = drain(fd, [](auto) { return Result<void>{}; }); // whatever is wrong with them is not our request's
 }
 
 Result<Fd> open_socket() {

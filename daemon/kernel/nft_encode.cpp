@@ -146,7 +146,7 @@ ExpressionObject encode(const Foreign& foreign) {
 
 class Writer {
 public:
-    explicit Writer(std::uint32_t sequence) : scratch_(2 * UINT16_MAX), sequence_(sequence) {}
+    explicit Writer(std::uint32_t sequence) : scratch_(2UZ * UINT16_MAX), sequence_(sequence) {}
 
     nlmsghdr* begin(std::uint16_t type, std::uint16_t flags) {
         std::ranges::fill(scratch_, '\0');

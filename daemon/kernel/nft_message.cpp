@@ -2,13 +2,14 @@
 #include "kernel/nft_message.hpp"
 
 #include <endian.h>
-#include <libmnl/libmnl.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 
 namespace ctcached {
 
@@ -19,7 +20,7 @@ template <typename T>
 std::optional<T> number(std::optional<std::string_view> payload) {
     if (!payload || payload->size() != sizeof(T)) return std::nullopt;
     T value{};
-    std::memcpy(&value, payload->data(), sizeof(T));
+    std::memcpy(&value, std::to_address(payload->begin()), sizeof(T));
     return value;
 }
 

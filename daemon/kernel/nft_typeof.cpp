@@ -95,7 +95,7 @@ Bytes set_userdata(const Set& set) {
     constexpr std::size_t most_fields = 8; // a member takes 24 bytes at most, and a nest's length has 8 bits
     auto key = parse(set.type_of);
     if (key.empty() || key.size() > most_fields) return {};
-    Buffer buffer(nftnl_udata_buf_alloc(NFT_USERDATA_MAXLEN));
+    const Buffer buffer(nftnl_udata_buf_alloc(NFT_USERDATA_MAXLEN));
     if (!buffer) throw_errno(ENOMEM, "user data of a set");
     auto* raw = buffer.get();
     nftnl_udata_put_u32(raw, NFTNL_UDATA_SET_KEYBYTEORDER, key.size() == 1 ? key.front()->order : none);
