@@ -12,10 +12,12 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <map>
 #include <sstream>
+#include <thread>
 
 using namespace ctcached;
 
@@ -71,6 +73,7 @@ private:
     }
     static Diagnostics check_policy(std::string_view yaml) {
         Diagnostics result;
+        if (yaml == "costly") std::this_thread::sleep_for(std::chrono::milliseconds(2500)); // work, to the caller
         if (const auto at = yaml.find("bogus"); at != std::string_view::npos) {
             const auto line = static_cast<std::uint32_t>(1 + std::count(yaml.begin(), yaml.begin() + at, '\n'));
             result.entries.push_back({Severity::error, {0, line, 1}, "unknown key bogus"});
