@@ -177,9 +177,9 @@ struct Word {
 };
 
 // Reader of one word of a closed list into a member.
-template <auto member, const auto& words>
+template <auto member, const auto& words, Spelling spelling = Spelling::any>
 void word(Decoder& d, Id id, const Type& type, ClassOf<member>& out) {
-    if (!d.is_scalar(id, type)) return;
+    if (!spelled(d, id, type, spelling)) return;
     const auto found =
         std::find_if(std::begin(words), std::end(words), [&](const Word& w) { return w.text == d.tree.scalar(id); });
     if (found == std::end(words)) return d.wrong_type(id, type);
@@ -277,7 +277,8 @@ void section(Decoder& d, Id id, const Type& type, ClassOf<member>& out) {
 
 // --- conntrack ---
 
-constexpr Word booleans[] = {{"false", 0}, {"true", 1}};
+// As YAML's core schema spells them; yes, no, on and off are text there.
+constexpr Word booleans[] = {{"false", 0}, {"False", 0}, {"FALSE", 0}, {"true", 1}, {"True", 1}, {"TRUE", 1}};
 
 void read_memory(Decoder& d, Id id, const Type& type, ConntrackSettings& out) {
     if (!d.is_scalar(id, type)) return;
@@ -367,7 +368,7 @@ constexpr Key<ConntrackSettings> conntrack_keys[] = {
     {"max", max_type, read_max},
     {"memory", memory_type, read_memory},
     {"buckets", buckets_type, one<&ConntrackSettings::buckets, parse_count>},
-    {"accounting", boolean_type, word<&ConntrackSettings::accounting, booleans>},
+    {"accounting", boolean_type, word<&ConntrackSettings::accounting, booleans, Spelling::unquoted>},
     {"pressure", pressure_type, read_pressure},
     {"timeouts", timeouts_type, section<&ConntrackSettings::timeouts, timeout_keys>},
 };

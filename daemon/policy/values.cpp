@@ -218,7 +218,7 @@ Parsed<std::optional<std::uint64_t>> parse_count(std::string_view text, Range ra
     if (text == "auto") return std::nullopt;
     std::string_view rest = text;
     const auto value = take_decimal(rest);
-    if (!value || rest.empty()) return parse_number(text, range);
+    if (!value || rest.empty() || text.starts_with("0x")) return parse_number(text, range);
     const Unit* unit = find_unit(units, rest);
     if (unit == nullptr)
         return no(fmt::format("{} has an unknown unit: k and M are thousands and millions, Ki and Mi 1,024 and "
