@@ -90,7 +90,7 @@ struct Decoder {
         if (kind == NodeKind::plain || kind == NodeKind::quoted)
             error(id, fmt::format("{} is not {}", quote(tree.scalar(id)), type.expected));
         else
-            error(id, fmt::format("{} where {} is expected", kind_names[static_cast<int>(kind)], type.expected));
+            error(id, fmt::format("{} instead of {}", kind_names[static_cast<int>(kind)], type.expected));
     }
     bool is(Id id, NodeKind kind, const Type& type) {
         if (node(id).kind != kind) wrong_type(id, type);

@@ -19,6 +19,7 @@
 #include <yaml-cpp/mark.h>
 #include <yaml-cpp/parser.h>
 
+#include <algorithm>
 #include <exception>
 #include <istream>
 #include <streambuf>
@@ -85,6 +86,13 @@ void check_text(std::string_view text, std::uint32_t file) {
         place.column += static_cast<std::uint32_t>(c.length);
         if (c.value == '\n') place = {file, place.line + 1, 1};
     }
+}
+
+// The library's words for a tab in the indentation are "illegal block entry" and the like.
+bool tab_before(std::string_view text, Place place) {
+    for (std::uint32_t line = 1; line < place.line; ++line)
+        text.remove_prefix(std::min(text.find('\n'), text.size() - 1) + 1);
+    return text.substr(0, std::min<std::size_t>(text.size(), place.column)).find('\t') != std::string_view::npos;
 }
 
 // The document in small portions; knows how far the library has read.
@@ -234,7 +242,9 @@ std::optional<Tree> read_tree(std::string_view document, std::uint32_t file, Dia
         else
             diagnostics.error(stop.place, stop.text);
     } catch (const YAML::Exception& broken) {
-        diagnostics.error(place_of(file, broken.mark), fmt::format("not YAML: {}", broken.msg));
+        const Place place = place_of(file, broken.mark);
+        diagnostics.error(place, fmt::format("not YAML: {}{}", broken.msg,
+                                             tab_before(document, place) ? " (a tab: indent with spaces)" : ""));
     } catch (const std::exception& other) {
         diagnostics.error({file, 0, 0}, fmt::format("cannot be read as YAML: {}", other.what()));
     }

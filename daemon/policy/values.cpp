@@ -261,8 +261,8 @@ Parsed<std::uint64_t> parse_bytes(std::string_view text, Range range) {
 Parsed<std::chrono::seconds> parse_duration(std::string_view text, Range range) {
     constexpr Unit units[] = {{"d", 86'400}, {"h", 3'600}, {"m", 60}, {"s", 1}};
     if (all_digits(text)) {
-        auto value = parse_number(text, range);
-        if (!value) return no(std::move(value).error());
+        const auto value = parse_number(text, range);
+        if (!value) return no(value.error());
         return std::chrono::seconds(*value);
     }
     std::uint64_t total = 0;
