@@ -35,8 +35,8 @@ namespace ctcached {
 
 namespace {
 
-constexpr std::size_t receive_bytes = 64 * 1024; // the kernel makes dump parts of 32 KiB at most (netlink_dump)
-constexpr std::size_t batch_size = 128;          // acknowledgements that fit into any receive buffer
+constexpr std::size_t receive_bytes = 65'536; // the kernel makes dump parts of 32 KiB at most (netlink_dump)
+constexpr std::size_t batch_size = 128;       // acknowledgements that fit into any receive buffer
 constexpr int dump_attempts = 3;
 
 using Buffer = std::array<char, receive_bytes>;

@@ -99,10 +99,11 @@ Result<void> Rtnl::State::connect() {
         nl_socket_enable_msg_peek(socket->get()); // a link with many virtual functions exceeds any fixed buffer
     }
     nl_socket_disable_seq_check(events.get());
-    if (int error = nl_socket_set_buffer_size(events.get(), receive_bytes, 0); error < 0)
+    if (const int error = nl_socket_set_buffer_size(events.get(), receive_bytes, 0); error < 0)
         return nl_failure(error, what);
-    if (int error = nl_socket_set_nonblocking(events.get()); error < 0) return nl_failure(error, what);
-    if (int error = nl_socket_add_membership(events.get(), RTNLGRP_LINK); error < 0) return nl_failure(error, what);
+    if (const int error = nl_socket_set_nonblocking(events.get()); error < 0) return nl_failure(error, what);
+    if (const int error = nl_socket_add_membership(events.get(), RTNLGRP_LINK); error < 0)
+        return nl_failure(error, what);
     return dump();
 }
 

@@ -46,8 +46,9 @@ std::string_view trimmed(std::string_view text) {
 
 std::optional<std::uint64_t> to_number(std::string_view text) {
     std::uint64_t value = 0;
-    const auto* end = text.data() + text.size();
-    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    const auto* begin = text.data();
+    const auto* end = begin + text.size();
+    const auto [stop, error] = std::from_chars(begin, end, value);
     if (error != std::errc{} || stop != end || text.empty()) return std::nullopt;
     return value;
 }
