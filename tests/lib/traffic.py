@@ -5,6 +5,7 @@
     traffic.py once FLOW...                   one exchange per flow; prints "ok FLOW" or "broken FLOW: why"
     traffic.py live STATE FLOW...             the same exchanges for ever, each on one socket, with the news in STATE
     traffic.py upload|download FLOW BYTES     one TCP transfer
+    traffic.py big FLOW SIZE                  one UDP exchange in fragments
     traffic.py discover FLOW SIZE             sends UDP with DF until the path says that SIZE is too much
 
 A FLOW is tcp:ADDRESS:PORT, udp:ADDRESS:PORT or icmp:ADDRESS, an IPv6 address in brackets, with options behind commas:
@@ -334,6 +335,15 @@ def discover(spec, size):
     raise TimeoutError("no error came from the path")
 
 
+def big(spec, size):
+    flow = Flow(spec).open()
+    flow.sock.send(b"x" * size)
+    got = len(flow.sock.recv(65536))
+    if got < size:
+        raise ConnectionError(f"{got} of {size} bytes came back")
+    print(f"ok big {spec} {size}")
+
+
 def main():
     command, *arguments = sys.argv[1:]
     try:
@@ -343,6 +353,8 @@ def main():
             return once(arguments)
         elif command == "live":
             live(arguments[0], arguments[1:])
+        elif command == "big":
+            big(arguments[0], int(arguments[1]))
         elif command == "discover":
             discover(arguments[0], int(arguments[1]))
         else:

@@ -37,6 +37,13 @@ now_ms() { local t=$EPOCHREALTIME && echo $((${t/./} / 1000)); }
 not() { ! "$@"; }
 equals() { [[ $("${@:2}") == "$1" ]] || { echo "expected '$1', got '$("${@:2}")' from: ${*:2}" >&2 && return 1; }; }
 
+# PATTERN COMMAND...: its output has a line like this (a pipe into grep -q would kill the command, which pipefail reports)
+shows() {
+    local output
+    output=$("${@:2}" 2>/dev/null) || return
+    grep -qE -- "$1" <<<"$output"
+}
+
 # --- network ---
 
 in_host() { nsenter --net="/run/netns/$prefix-$1" "${@:2}"; }
@@ -109,7 +116,7 @@ serve() { # HOST PORTS...
     background "server-$host" "$host" "${python[@]}" traffic serve "${@:2}"
     wait_until 10 grep -qs ready "$work/server-$host.out"
 }
-once() { traffic "$1" once "${@:2}"; } # HOST FLOW...
+once() { traffic "$1" once "${@:2}" </dev/null; } # HOST FLOW...
 refused() { # HOST FLOW: the answer is an ICMP error or a reset
     local output
     output=$(once "$@") || :
@@ -159,6 +166,13 @@ daemon_start() { # starts it and waits for READY=1 (the first time: below a supe
     wait_until 20 ready_or_dead "$ready" "$ended"
     more_events 'notify READY=1' "$ready" || { daemon_log >&2 && fail "the daemon ended before READY=1"; }
 }
+daemon_by_hand() { # without a service manager
+    [[ -n ${CTCACHED:-} && -x $CTCACHED ]] || skip "no daemon: CTCACHED names '${CTCACHED:-}'"
+    mkdir -p "$work/state" "$work/run"
+    background by-hand router env -u NOTIFY_SOCKET "$CTCACHED" --config "$work/policy.yaml" --state-dir "$work/state" \
+        --runtime-dir "$work/run" "${daemon_options[@]}"
+    wait_until 20 grep -q 'policy applied' "$work/by-hand.out"
+}
 ready_or_dead() { more_events 'notify READY=1' "$1" || more_events 'exit .*' "$2"; }
 end_daemon() { # SIGNAL
     local ended
@@ -183,6 +197,8 @@ daemon_reload() { # SIGHUP, and READY=1 again
     kill -HUP "$(daemon_pid)"
     wait_until 20 more_events 'notify READY=1' "$ready"
 }
+owned() { shows 'flags.*owner' router nft list table inet ctcached; }
+has_rules() { shows 'zone set' router nft list table inet ctcached; }
 logged() { grep -qE "$1" "$work/daemon/daemon.log"; }
 
 # --- looking ---
@@ -200,12 +216,13 @@ zone_of_entry() {
                if ($i ~ /^zone-reply=/) zone = "reply " substr($i, 12); if ($i ~ /^zone=/) zone = "both " substr($i, 6) } print zone }' | sort -u
 }
 statistic() { router conntrack -S | grep -oE "\\b$1=[0-9]+" | awk -F= '{ n += $2 } END { print n + 0 }'; } # NAME: sum over the CPUs
-monitor() { # NAME: records what changes in the tables; wait until it surely listens
+monitor() { # NAME: records what changes in the tables, from now on
     background "$1" router nft monitor
-    wait_until 10 monitor_listens "$1"
+    wait_until 10 listens "$(<"$work/$1.pid")"
 }
-monitor_listens() { router nft -f - <<<'add table inet probe; delete table inet probe' && grep -q 'delete table inet probe' "$work/$1.out"; }
-changes() { grep -v ' inet probe$' "$work/$1.out" | grep -v '^# new generation' || :; } # NAME
+# The process has a NETLINK_NETFILTER (12) socket that is a member of some group.
+listens() { awk -v pid="$1" '$2 == 12 && $3 == pid && $4 != "00000000" { found = 1 } END { exit !found }' "/proc/$1/net/netlink"; }
+changes() { grep -v '^# new generation' "$work/$1.out" || :; } # NAME
 
 # --- running ---
 
@@ -242,6 +259,7 @@ run_one() { # TEST: in a subshell of its own
 }
 show_state() {
     [[ -e $work/daemon/daemon.log ]] && { echo "--- daemon" && tail -n 40 "$work/daemon/daemon.log" && tail -n 20 "$work/daemon/events"; }
+    [[ -e $work/by-hand.out ]] && { echo "--- daemon by hand" && tail -n 40 "$work/by-hand.out"; }
     [[ -e /run/netns/$prefix-router ]] && { echo "--- router" && router nft list ruleset | head -n 120 && router conntrack -L 2>/dev/null | head -n 40; }
 }
 run_tests() {
