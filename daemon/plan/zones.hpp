@@ -18,7 +18,7 @@
 namespace ctcached {
 
 struct ZoneIdentity {
-    std::string name{};
+    std::string name;
     std::uint16_t id = 0; // 1-65535; 0 is the kernel's default zone and never ours
     Direction direction = Direction::original;
 
