@@ -1,6 +1,7 @@
 // The codec without a kernel: values to bytes and back, and what two kernels really said.
 //
-// tests/data/nft holds a folder per kernel, recorded by the socket's test in tests/netns.
+// tests/data/nft (below the repository, where the test runs) holds a folder per kernel, recorded by the socket's test
+// in tests/netns.
 #include "../netns/nft_sample.hpp"
 #include "base/handle.hpp"
 #include "kernel/nft_codec.hpp"
@@ -30,7 +31,7 @@ namespace {
 const std::vector<std::string> kernels{"6.1.0", "6.18.44"};
 
 std::string recorded(const std::string& kernel, const char* name) {
-    std::ifstream file(std::filesystem::path(TEST_DATA) / "nft" / kernel / name, std::ios::binary);
+    std::ifstream file(std::filesystem::path("tests/data/nft") / kernel / name, std::ios::binary);
     REQUIRE(file);
     return {std::istreambuf_iterator<char>(file), {}};
 }
