@@ -153,7 +153,7 @@ supervise() {
     mkdir -p "$work/daemon" "$work/state" "$work/run"
     mkfifo "$work/daemon/control"
     background supervisor router "${wrapper[@]}" "${python[@]}" supervise "$work/daemon" "$CTCACHED" \
-        --config "$work/policy.yaml" --state-dir "$work/state" --runtime-dir "$work/run" "${daemon_options[@]}"
+        --config "$work/policy.yaml" --state-dir "${state_dir:-$work/state}" --runtime-dir "$work/run" "${daemon_options[@]}"
     wait_until 10 grep -qsx ready "$work/daemon/events"
 }
 wrapper=(env)
@@ -211,9 +211,11 @@ zone_id() { # NAME -> id, from the kernel's own table
 zone_of_entry() {
     local family=ipv4
     [[ $2 == *:* ]] && family=ipv6
-    router conntrack -L -f $family -p "$1" --orig-dst "$2" 2>/dev/null | grep -E -- "${3:-.}" |
-        awk '{ zone = "none"; for (i = 1; i <= NF; i++) { if ($i ~ /^zone-orig=/) zone = "orig " substr($i, 11)
-               if ($i ~ /^zone-reply=/) zone = "reply " substr($i, 12); if ($i ~ /^zone=/) zone = "both " substr($i, 6) } print zone }' | sort -u
+    router conntrack -L -f $family -p "$1" --orig-dst "$2" 2>/dev/null | grep -E -- "${3:-.}" | zone_words
+}
+zone_words() { # of lines of conntrack(8)
+    awk '{ zone = "none"; for (i = 1; i <= NF; i++) { if ($i ~ /^zone-orig=/) zone = "orig " substr($i, 11)
+           if ($i ~ /^zone-reply=/) zone = "reply " substr($i, 12); if ($i ~ /^zone=/) zone = "both " substr($i, 6) } print zone }' | sort -u
 }
 statistic() { router conntrack -S | grep -oE "\\b$1=[0-9]+" | awk -F= '{ n += $2 } END { print n + 0 }'; } # NAME: sum over the CPUs
 monitor() { # NAME: records what changes in the tables, from now on

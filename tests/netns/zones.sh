@@ -6,26 +6,40 @@
 
 . "$(dirname "$0")/lib.sh"
 
-# Rows on standard input.
+# Rows on standard input. Each host opens all its flows in one go, then one look at the conntrack table answers for all rows.
 sit_in_zones() {
-    local host flow zone address proto port problems=0
-    while read -r host flow zone; do
-        once "$host" "$flow" </dev/null || problems=1
+    local host flow zone proto address port from wanted is problems=0
+    local -A flows=() ids=()
+    local rows
+    mapfile -t rows
+    for row in "${rows[@]}"; do
+        read -r host flow zone <<<"$row"
+        flows[$host]+="$flow "
+        [[ $zone == - ]] || ids[$zone]=${ids[$zone]:-$(zone_id "$zone")}
+    done
+    for host in "${!flows[@]}"; do once "$host" ${flows[$host]} || problems=1; done
+    entries=$(for family in ipv4 ipv6; do router conntrack -L -f $family 2>/dev/null; done)
+    for row in "${rows[@]}"; do
+        read -r host flow zone <<<"$row"
         proto=${flow%%:*} address=${flow#*:} port=
         [[ $proto != icmp ]] && port=${address##*:} address=${address%:*}
-        [[ $port == *,* ]] && port=${port%%,*}
-        address=${address#[} address=${address%]} address=${address%%,*}
-        [[ $proto == icmp && $address == *:* ]] && proto=icmpv6
-        [[ $zone == - ]] && wanted=none || wanted="orig $(zone_id "$zone")"
-        # The source tells flows of several hosts to one port apart.
-        equals "$wanted" zone_of_entry $proto "$address" "^.*src=$(address_of "$host" "$address")[ ].*${port:+dport=$port }" || {
-            echo "... row: $host $flow $zone" && problems=1
-        }
+        address=${address#[} address=${address%]}
+        from=$(address_of "$host" "$address")
+        is=$(grep -E "src=$from dst=$address .*${port:+dport=$port }" <<<"$entries" | grep -E "^(ipv. +[0-9]+ )?${proto}" | zone_words)
+        [[ $zone == - ]] && wanted=none || wanted="orig ${ids[$zone]}"
+        [[ $is == "$wanted" ]] || { echo "expected '$wanted', got '$is': $row" && problems=1; }
     done
     return $problems
 }
-address_of() { # HOST PEER: the address that HOST uses towards PEER
-    in_host "$1" ip -o route get "$2" | grep -oP 'src \K\S+'
+address_of() { # HOST PEER: the address of HOST that it uses towards PEER
+    local net
+    case $1 in
+    client?) net=${1#client} ;;
+    server?) net=$((2 + ${1#server})) ;;
+    router) [[ $2 =~ ^10\.([0-9])|^2001:db8:([0-9]) ]] && net=${BASH_REMATCH[1]}${BASH_REMATCH[2]} ;;
+    esac
+    [[ $1 == router ]] && local host=1 || local host=2
+    if [[ $2 == *:* ]]; then echo "2001:db8:$net::$host"; else echo "10.$net.0.$host"; fi
 }
 
 test_every_key() {
