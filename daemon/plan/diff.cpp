@@ -30,6 +30,18 @@ Set without_elements(const Set& set) {
     return bare;
 }
 
+std::string describe_new(const std::vector<Change>& changes) {
+    std::size_t sets = 0;
+    std::size_t elements = 0;
+    for (const Change& change : changes) {
+        sets += std::holds_alternative<AddSet>(change) ? 1 : 0;
+        if (const auto* added = std::get_if<AddElements>(&change))
+            elements += static_cast<std::size_t>(std::ranges::count(added->elements, false, &Element::interval_end));
+    }
+    if (sets == 0) return "table taken over";
+    return fmt::format("table made: {} sets and maps with {} elements", sets, elements);
+}
+
 // A base chain or set that cannot be changed in place.
 bool same_skeleton(const Ruleset& desired, const Ruleset& observed) {
     const auto set_fits = [&](const Set& set) {
@@ -124,7 +136,7 @@ std::vector<std::string> describe(const std::vector<Change>& changes) {
         std::vector<std::string> lines;
         std::map<std::string, std::size_t> rules;
 
-        void operator()(const AddTable&) { lines.emplace_back("table made or taken over"); }
+        void operator()(const AddTable&) {}
         void operator()(const DeleteTable&) { lines.emplace_back("table removed"); }
         void operator()(const AddSet& add) {
             lines.push_back(fmt::format("{} {} added", add.set.map ? "map" : "set", add.set.name));
@@ -143,6 +155,9 @@ std::vector<std::string> describe(const std::vector<Change>& changes) {
             lines.push_back(fmt::format("{}: {} element{} {}", set, shown, shown == 1 ? "" : "s", verb));
         }
     };
+    // A table that is made from nothing is one event, not a hundred.
+    if (std::ranges::any_of(changes, [](const Change& change) { return std::holds_alternative<AddTable>(change); }))
+        return {describe_new(changes)};
     Describer describer;
     for (const Change& change : changes) std::visit(describer, change);
     for (const auto& [chain, count] : describer.rules)
