@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <set>
 #include <utility>
 
 namespace ctcached {
@@ -254,7 +255,9 @@ void read_mapping(Decoder& d, Id id, const Type& type, Keys<T> keys, T& out) {
         if (kind != NodeKind::plain && kind != NodeKind::quoted) {
             if (kind != NodeKind::refused) d.error(key, "a key that is not a plain word");
         } else if (known == keys.end()) {
-            auto hint = suggestion<T>(name, keys);
+            // Nobody reads the thousandth hint, and they are not cheap.
+            const bool readable = d.diagnostics.entries.size() < 1'000;
+            auto hint = readable ? suggestion<T>(name, keys) : std::string();
             if (hint.empty() && keys.size() <= 8) hint = fmt::format(", the keys here are {}", key_list<T>(keys));
             d.error(key, fmt::format("unknown key {}{}", quote(name), hint));
         } else if (Id& first = seen[static_cast<std::size_t>(known - keys.begin())]; first != 0) {
@@ -411,15 +414,19 @@ bool has_family(const std::vector<Subnet>& subnets, bool ipv6) {
 
 void check_match(Decoder& d, Id id, const Match& match) {
     if (d.node(id).end == id + 1) d.error(id, "an empty match item: it would take every packet");
-    if (!match.ports.empty() && match.protocols.empty())
-        d.diagnostics.error(value_place(d, id, "ports"),
-                            "ports without a protocol: add one that has ports, such as 'protocol: [tcp, udp]'");
-    if (!match.ports.empty())
-        for (const std::uint8_t protocol : match.protocols)
+    if (!match.ports.empty()) {
+        const Place place = value_place(d, id, "ports");
+        if (match.protocols.empty())
+            d.diagnostics.error(place,
+                                "ports without a protocol: add one that has ports, such as 'protocol: [tcp, udp]'");
+        // Each one once, however often the list repeats it.
+        const std::set<std::uint8_t> protocols(match.protocols.begin(), match.protocols.end());
+        for (const std::uint8_t protocol : protocols)
             if (!has_ports(protocol))
-                d.diagnostics.error(value_place(d, id, "ports"),
+                d.diagnostics.error(place,
                                     fmt::format("ports, but protocol {} has none: match it in an item of its own",
                                                 protocol_name(protocol)));
+    }
     const auto possible = [&](bool ipv6) {
         return has_family(match.subnets, ipv6) && has_family(match.source, ipv6) && has_family(match.destination, ipv6);
     };

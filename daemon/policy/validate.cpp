@@ -134,11 +134,12 @@ private:
                                                 diagnostics_.where(match.place), reason));
         for (const Match& match : zone.match) {
             const Shape shape = shape_of(zone, match);
-            comparisons_ += splitters_.size();
+            const auto splitter = std::find_if(splitters_.begin(), splitters_.end(), [&](const Shape& earlier) {
+                comparisons_ += 1 + earlier.match->interfaces.size() * match.interfaces.size();
+                return comparisons_ > max_comparisons || overlap(earlier, shape);
+            });
             if (comparisons_ > max_comparisons)
                 return refuse(zone, "there are too many earlier zones to compare it with; move it in front of them");
-            const auto splitter = std::find_if(splitters_.begin(), splitters_.end(),
-                                               [&](const Shape& earlier) { return overlap(earlier, shape); });
             if (splitter != splitters_.end())
                 return refuse(
                     zone, fmt::format("the earlier zone '{}' names {} at {} and so can take one direction of a flow "
