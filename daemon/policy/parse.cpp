@@ -113,13 +113,15 @@ struct Decoder {
 // A parsed value into its member; false when there is none and the reason was reported.
 template <typename T, typename Member>
 bool accept(Decoder& d, Id id, const Type& type, Parsed<T> parsed, Member& out) {
-    if (parsed)
+    if (parsed) {
         out = static_cast<Member>(std::move(*parsed));
-    else if (parsed.error().empty())
+        return true;
+    }
+    if (parsed.error().empty())
         d.wrong_type(id, type);
     else
         d.error(id, std::move(parsed).error());
-    return parsed.has_value();
+    return false;
 }
 
 // Which spellings of a scalar a type takes, so that an editor with the JSON schema sees the same language.
