@@ -7,10 +7,10 @@
 // reply, among all flows that the claims of its `both` zones allow.
 #include "policy/validate.hpp"
 
-#include <algorithm>
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <random>
 
 using namespace ctcached;
