@@ -153,6 +153,12 @@ class Bus:
             BUS_CONFIG.format(address=self.address, policy=folder.path / "org.ctcached1.conf"))
         self.daemon = None
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
     def start(self):
         self.daemon = Process(["dbus-daemon", f"--config-file={self.folder.path}/bus.conf", "--nofork", "--nopidfile",
                                "--print-address=1"], self.folder.path / "bus.log")
