@@ -83,9 +83,10 @@ def one_rule_per_match():
 FORWARD = """table inet forward { chain forward { type filter hook forward priority filter; policy drop;
     ct state established accept
     ct state new accept
-} }
+}
+}
 """
-DROP = 'table netdev drop { chain in { type filter hook ingress device "in0" priority 0; drop; } }'
+DROP = 'table netdev ground { chain in { type filter hook ingress device "in0" priority 0; policy drop; }\n}'
 
 
 def variants():
@@ -93,7 +94,7 @@ def variants():
     return {
         "drop at ingress": DROP,
         "no netfilter": None,
-        "conntrack, no zones": FORWARD + "table inet nat { chain nat { type nat hook postrouting priority 90; } }",
+        "conntrack, no zones": FORWARD + "table inet nat { chain nat { type nat hook postrouting priority 90; }\n}",
         "1 element": FORWARD + daemon_rules("version: 1\nzones:\n  - { name: z, match: [ { source: 10.0.0.0/8 } ] }"),
         "10,000 addresses": FORWARD + daemon_rules(hosts_policy()),
         "10,000 prefixes": FORWARD + daemon_rules(prefixes_policy()),
