@@ -104,10 +104,7 @@ int print_policy(const Options& options) {
     const Looked looked = look(options, remembered_zones(options, observed_table()));
     std::fputs(lines_of(looked.diagnostics).c_str(), stderr);
     if (looked.diagnostics.has_errors()) return invalid;
-    std::string text;
-    for (const ZoneIdentity& zone : looked.compiled.ids.zones)
-        text += fmt::format("# zone {} id {} {}\n", zone.name, zone.id, to_string(zone.direction));
-    print(text + to_text(looked.compiled.ruleset));
+    print(to_text(looked.compiled.ids.zones) + to_text(looked.compiled.ruleset));
     return done;
 }
 

@@ -42,7 +42,8 @@ std::string describe_new(const std::vector<Change>& changes) {
     return fmt::format("table made: {} sets and maps with {} elements", sets, elements);
 }
 
-// A base chain or set that cannot be changed in place.
+// False for what cannot be changed in place: the hook of a base chain, the type of a set, and sets that somebody else
+// put here (one without a name goes with the rule that uses it and cannot be deleted for itself).
 bool same_skeleton(const Ruleset& desired, const Ruleset& observed) {
     const auto set_fits = [&](const Set& set) {
         const Set* now = find(observed, set.name);
@@ -52,7 +53,8 @@ bool same_skeleton(const Ruleset& desired, const Ruleset& observed) {
         const Chain* now = find_chain(observed, chain.name);
         return !now || chain.hook == now->hook;
     };
-    return std::ranges::all_of(desired.sets, set_fits) && std::ranges::all_of(desired.chains, chain_fits);
+    return std::ranges::all_of(observed.sets, [](const Set& set) { return set.foreign.empty(); }) &&
+           std::ranges::all_of(desired.sets, set_fits) && std::ranges::all_of(desired.chains, chain_fits);
 }
 
 void append_set(const Set& set, std::vector<Change>& changes) {

@@ -85,9 +85,26 @@ Subnets intersect(const Subnets& a, const std::vector<Subnet>& b) {
 
 Subnets stated(const std::vector<Subnet>& subnets) { return subnets.empty() ? Subnets{} : Subnets{subnets}; }
 
+// "*" is every interface and so no condition. Left in a key it would make nft(8) abort when it lists the table
+// (1.0.6, concat_range_aggregate()).
+bool any_interface(const Match& match) {
+    return match.interfaces.empty() || std::ranges::any_of(match.interfaces, [](const InterfacePattern& pattern) {
+               return pattern.wildcard && pattern.name.empty();
+           });
+}
+
+// A lookup needs a key: a match without any condition becomes every source address.
+const std::vector<Subnet> everywhere{{.ipv6 = false, .length = 0, .address = 0},
+                                     {.ipv6 = true, .length = 0, .address = 0}};
+
+bool unconditional(const Match& match) {
+    return match.protocols.empty() && match.ports.empty() && match.subnets.empty() && match.source.empty() &&
+           match.destination.empty() && any_interface(match) && !match.mark;
+}
+
 // The address forms of an item: what source and destination may be. `subnets` means either, hence two forms.
 std::vector<std::pair<Subnets, Subnets>> address_forms(const Match& match) {
-    const Subnets source = stated(match.source);
+    const Subnets source = stated(unconditional(match) ? everywhere : match.source);
     const Subnets destination = stated(match.destination);
     if (match.subnets.empty()) return {{source, destination}};
     return {{intersect(source, match.subnets), destination}, {source, intersect(destination, match.subnets)}};
@@ -119,7 +136,7 @@ void append_alternatives(const Match& match, std::size_t zone, std::size_t item,
             if (source) add(ipv6 ? FieldKind::source6 : FieldKind::source4, of_family(*source, ipv6));
             if (destination)
                 add(ipv6 ? FieldKind::destination6 : FieldKind::destination4, of_family(*destination, ipv6));
-            if (!match.interfaces.empty()) add(FieldKind::interface, ranges_of(match.interfaces));
+            if (!any_interface(match)) add(FieldKind::interface, ranges_of(match.interfaces));
             if (!match.protocols.empty()) add(FieldKind::protocol, ranges_of(match.protocols));
             if (!match.ports.empty()) add(FieldKind::port, ranges_of(match.ports));
             if (match.mark) add(FieldKind::mark, {{match.mark->value, match.mark->value}}, match.mark->mask);

@@ -323,6 +323,13 @@ struct ChangeText {
 
 } // namespace
 
+std::string to_text(const ZoneTable& zones) {
+    std::string text;
+    for (const ZoneIdentity& zone : zones)
+        text += fmt::format("# zone {} id {} {}\n", zone.name, zone.id, to_string(zone.direction));
+    return text;
+}
+
 std::string to_text(const Ruleset& ruleset) {
     std::string text = fmt::format("table inet {} {{\n", table_name);
     bool first = true;

@@ -7,11 +7,15 @@
 
 #include "plan/diff.hpp"
 #include "plan/ruleset.hpp"
+#include "plan/zones.hpp"
 
 #include <string>
 #include <vector>
 
 namespace ctcached {
+
+// "# zone web id 10 original", one line per zone: a comment to nft(8).
+[[nodiscard]] std::string to_text(const ZoneTable& zones);
 
 // "table inet ctcached { ... }", sets and chains in order of name, elements in order of key; no counters.
 [[nodiscard]] std::string to_text(const Ruleset& ruleset);

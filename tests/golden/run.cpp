@@ -6,7 +6,8 @@
 // A case is a folder with policy.yaml and, in order of their names behind it, any further *.yaml. Each kind of
 // expectation is one row of the table below: the file's name and the function that makes its text from the documents. A
 // case is checked against every expectation that it has, and must have one.
-#include "policy/parse.hpp"
+#include "plan/compile.hpp"
+#include "plan/text.hpp"
 
 #include <fmt/format.h>
 
@@ -29,10 +30,17 @@ using Documents = std::vector<Source>;
 // Every diagnostic, one a line; nothing for a clean policy.
 std::string errors(const Documents& documents) {
     Diagnostics diagnostics;
-    (void)parse_policy(documents, diagnostics);
+    (void)compile(documents, {}, diagnostics);
     std::string text;
     for (const Diagnostic& entry : diagnostics.entries) text += diagnostics.to_text(entry) + "\n";
     return text;
+}
+
+// The zones with their ids, and the nftables table, as --print shows them.
+std::string table(const Documents& documents) {
+    Diagnostics diagnostics;
+    const Compiled compiled = compile(documents, {}, diagnostics);
+    return diagnostics.has_errors() ? errors(documents) : to_text(compiled.ids.zones) + to_text(compiled.ruleset);
 }
 
 struct Expectation {
@@ -41,6 +49,7 @@ struct Expectation {
 };
 constexpr Expectation expectations[] = {
     {"expect.err", errors},
+    {"expect.nft", table},
 };
 
 std::string read(const fs::path& path) {

@@ -135,3 +135,10 @@ TEST_CASE("a change reads like the table") {
                                                   "+ map proto_port: tcp . 53 : 11\n"
                                                   "+ map saddr4_range: 10.0.0.0/15 : 10\n");
 }
+
+TEST_CASE("a set of somebody else's making makes the table anew") {
+    const Ruleset ruleset = table({ports_layer({{80, 10}})});
+    Ruleset extended = ruleset;
+    extended.sets.push_back({.name = "__set0", .key_type = 12, .key_bytes = 1, .foreign = "anonymous"});
+    CHECK(std::holds_alternative<DeleteTable>(diff(ruleset, {}, observed(extended)).at(0)));
+}
