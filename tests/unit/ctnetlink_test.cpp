@@ -21,7 +21,7 @@ using namespace ctcached;
 namespace {
 
 std::string data(const std::string& name) {
-    const auto bytes = read_file(std::string(TEST_DATA) + "/ctnetlink/" + name + ".bin", 1U << 20U);
+    const auto bytes = read_file("tests/data/ctnetlink/" + name + ".bin", 1U << 20U);
     REQUIRE_MESSAGE(bytes, bytes.error().text);
     return *bytes;
 }
