@@ -29,17 +29,24 @@ constexpr auto snapshot_age = 1s;
 // Someone who changes the table again and again is undone at this pace.
 constexpr auto slowest_repair = 500ms;
 
-// RELOADING=1 now, READY=1 when the scope is left, whichever way.
+// RELOADING=1 now, READY=1 when the scope is left, whichever way. Not at the start: a service that has no policy is not
+// ready.
 class Reloading {
 public:
-    Reloading() {
+    explicit Reloading(bool running) : running_(running) {
+        if (!running_) return;
         const auto now =
             std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch());
         sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld", static_cast<long long>(now.count()));
     }
     Reloading(const Reloading&) = delete;
     Reloading& operator=(const Reloading&) = delete;
-    ~Reloading() { sd_notify(0, "READY=1"); }
+    ~Reloading() {
+        if (running_) sd_notify(0, "READY=1");
+    }
+
+private:
+    bool running_;
 };
 
 // The socket that an earlier run left with the service manager, if any; other descriptors are closed.
@@ -147,6 +154,7 @@ Result<void> Manager::start() {
                               .flush_zone = [this](const std::string& zone) { return flush(zone); }});
     event_.enable_watchdog();
     tick();
+    sd_notify(0, "READY=1");
     return {};
 }
 
@@ -172,7 +180,7 @@ Result<void> Manager::refuse(const Diagnostics& diagnostics) {
 }
 
 Result<void> Manager::reload() {
-    const Reloading reloading;
+    const Reloading reloading(generation_ != 0);
     Diagnostics diagnostics;
     LoadedConfig config = load_config(options_.config, diagnostics);
     watch(config.watch);
