@@ -65,9 +65,18 @@ def prefixes_policy():  # of mixed lengths, each around one host
 
 
 def daemon_rules(policy):
+    """Applies a policy in the present namespace as the daemon does, which leaves its table behind when it stops."""
     with open("/tmp/policy.yaml", "w", encoding="utf-8") as file:
         file.write(policy)
-    return run(DAEMON, "--config", "/tmp/policy.yaml", "--state-dir", "/tmp/none", "--runtime-dir", "/tmp/none", "--print")
+    with subprocess.Popen([DAEMON, "--config", "/tmp/policy.yaml", "--state-dir", "/tmp/state", "--runtime-dir", "/tmp/runtime",
+                           "--bus", "none"], stderr=subprocess.PIPE, text=True) as daemon:
+        log = []
+        for line in daemon.stderr:
+            log.append(line)
+            if "policy applied" in line:
+                daemon.terminate()
+    if daemon.returncode:
+        sys.exit("".join(log)[:2000])
 
 
 def one_rule_per_match():
@@ -76,7 +85,8 @@ def one_rule_per_match():
         chain prerouting {{ type filter hook prerouting priority raw;
 {rules}
         }}
-        chain nat {{ type nat hook postrouting priority 90; }}
+        chain nat {{ type nat hook postrouting priority 90;
+        }}
     }}"""
 
 
@@ -90,20 +100,20 @@ DROP = 'table netdev ground { chain in { type filter hook ingress device "in0" p
 
 
 def variants():
-    """Name -> rules (None: no netfilter at all)."""
+    """Name -> rules, policy (None: no netfilter at all)."""
     return {
-        "drop at ingress": DROP,
-        "no netfilter": None,
-        "conntrack, no zones": FORWARD + "table inet nat { chain nat { type nat hook postrouting priority 90; }\n}",
-        "1 element": FORWARD + daemon_rules("version: 1\nzones:\n  - { name: z, match: [ { source: 10.0.0.0/8 } ] }"),
-        "10,000 addresses": FORWARD + daemon_rules(hosts_policy()),
-        "10,000 prefixes": FORWARD + daemon_rules(prefixes_policy()),
-        "1,000 rules": FORWARD + one_rule_per_match(),
+        "drop at ingress": (DROP, None),
+        "no netfilter": (None, None),
+        "conntrack, no zones": (FORWARD + "table inet nat { chain nat { type nat hook postrouting priority 90; }\n}", None),
+        "1 element": (FORWARD, "version: 1\nzones:\n  - { name: z, match: [ { source: 10.0.0.0/8 } ] }"),
+        "10,000 addresses": (FORWARD, hosts_policy()),
+        "10,000 prefixes": (FORWARD, prefixes_policy()),
+        "1,000 rules": (FORWARD + one_rule_per_match(), None),
     }
 
 
 class Variant:
-    def __init__(self, number, name, rules):
+    def __init__(self, number, name, rules, policy):
         self.name = name
         namespace = f"bench{number}"
         run("ip", "netns", "add", namespace)
@@ -119,6 +129,8 @@ class Variant:
         run("sysctl", "-qw", "net.ipv4.ip_forward=1")
         if rules is not None:
             run("nft", "-f", "-", text=rules)
+        if policy is not None:
+            daemon_rules(policy)
         if rules not in (None, DROP):
             run("sysctl", "-qw", "net.netfilter.nf_conntrack_udp_timeout=100000",
                 "net.netfilter.nf_conntrack_udp_timeout_stream=100000")
@@ -178,7 +190,7 @@ def main():
     run("sysctl", "-qw", "net.netfilter.nf_conntrack_max=262144", "net.netfilter.nf_conntrack_buckets=262144")
     for family in ("all", "default"):
         run("sysctl", "-qw", f"net.ipv4.conf.{family}.rp_filter=0", f"net.ipv6.conf.{family}.disable_ipv6=1")
-    every = [Variant(number, name, rules) for number, (name, rules) in enumerate(variants().items())]
+    every = [Variant(number, name, *rules) for number, (name, rules) in enumerate(variants().items())]
     for number in range(ROUNDS):
         turn = number % len(every)
         for variant in every[turn:] + every[:turn]:

@@ -104,7 +104,8 @@ class Flow:
 
     def note(self):
         now = time.monotonic()
-        self.gap = max(self.gap, now - self.heard)
+        if self.echoes:  # until the first answer neighbours are looked for
+            self.gap = max(self.gap, now - self.heard)
         self.heard = now
         self.echoes += 1
 
@@ -112,7 +113,7 @@ class Flow:
         self.broken = str(error) or type(error).__name__
 
     def state(self):
-        silence = time.monotonic() - self.heard
+        silence = time.monotonic() - self.heard if self.echoes else 0.0
         return {"echoes": self.echoes, "gap": round(max(self.gap, silence), 3), "broken": self.broken}
 
 
