@@ -50,42 +50,59 @@ in_host() { nsenter --net="/run/netns/$prefix-$1" "${@:2}"; }
 for host in "${hosts[@]}"; do eval "$host() { in_host $host \"\$@\"; }"; done
 nat_table() { printf 'table inet test {\n%s\n}\n' "$1" | router nft -f -; } # the box's own rules, beside the daemon's
 
+# The plan of a network: hosts and cables are noted first, then made by one `ip -batch` for all links and one for each
+# host, since in a slow machine each process counts.
+declare -A host_batch
+links_batch=
 add_host() {
-    ip netns add "$prefix-$1"
     echo "$prefix-$1" >>"$work/namespaces"
-    in_host "$1" sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 net.ipv4.ping_group_range='0 0'
-    ip -n "$prefix-$1" link set lo up
+    links_batch+="netns add $prefix-$1"$'\n'
+    host_batch[$1]="link set lo up"$'\n'
 }
 # HOST LINK ADDRESS-HOST HOST LINK ADDRESS-HOST NET: a cable with addresses 10.NET.0.N and 2001:db8:NET::N
 cable() {
-    ip link add "$2" netns "$prefix-$1" type veth peer name "$5" netns "$prefix-$4"
-    ip -n "$prefix-$1" -batch - <<<"addr add 10.$7.0.$3/24 dev $2
-addr add 2001:db8:$7::$3/64 dev $2 nodad
-link set $2 up"
-    ip -n "$prefix-$4" -batch - <<<"addr add 10.$7.0.$6/24 dev $5
-addr add 2001:db8:$7::$6/64 dev $5 nodad
-link set $5 up"
+    links_batch+="link add name $2 netns $prefix-$1 type veth peer name $5 netns $prefix-$4"$'\n'
+    plug "$1" "$2" "$3" "$7"
+    plug "$4" "$5" "$6" "$7"
+}
+plug() { # HOST LINK ADDRESS-HOST NET; no address of its own making, so nothing waits for duplicates to be detected
+    host_batch[$1]+="link set $2 addrgenmode none
+addr add 10.$4.0.$3/24 dev $2
+addr add 2001:db8:$4::$3/64 dev $2 nodad
+addr add fe80::$3/64 dev $2 nodad
+link set $2 up
+"
 }
 default_route() { # HOST NET GATEWAY-HOST
-    ip -n "$prefix-$1" route add default via "10.$2.0.$3"
-    ip -n "$prefix-$1" -6 route add default via "2001:db8:$2::$3"
+    host_batch[$1]+="route add default via 10.$2.0.$3
+route add default via 2001:db8:$2::$3
+"
+}
+route_to() { # HOST NET VIA-NET VIA-HOST
+    host_batch[$1]+="route add 10.$2.0.0/24 via 10.$3.0.$4
+route add 2001:db8:$2::/64 via 2001:db8:$3::$4
+"
+}
+make() { # what was noted since the last time
+    local host
+    ip -batch - <<<"$links_batch"
+    for host in "${!host_batch[@]}"; do ip -n "$prefix-$host" -batch - <<<"${host_batch[$host]}"; done
+    links_batch=
+    host_batch=()
 }
 forwarding() { in_host "$1" sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; }
 
 setup() {
     local host
     for host in client1 client2 router server1 server2; do add_host $host; done
-    forwarding router
     if ((${HOPS:-0})); then
         add_host hop1 && add_host hop2
         cable client1 eth0 2 hop1 down0 1 1
         cable hop1 up0 2 router lan0 1 5
         cable router wan0 1 hop2 up0 2 6
         cable hop2 down0 1 server1 eth0 2 3
-        forwarding hop1 && forwarding hop2
         default_route hop1 5 1 && default_route hop2 6 1
-        ip -n "$prefix-router" route add 10.1.0.0/24 via 10.5.0.2 && ip -n "$prefix-router" route add 10.3.0.0/24 via 10.6.0.2
-        ip -n "$prefix-router" route add 2001:db8:1::/64 via 2001:db8:5::2 && ip -n "$prefix-router" route add 2001:db8:3::/64 via 2001:db8:6::2
+        route_to router 1 5 2 && route_to router 3 6 2
     else
         cable client1 eth0 2 router lan0 1 1
         cable router wan0 1 server1 eth0 2 3
@@ -93,6 +110,8 @@ setup() {
     cable client2 eth0 2 router lan1 1 2
     cable router wan1 1 server2 eth0 2 4
     for host in client1:1 client2:2 server1:3 server2:4; do default_route "${host%:*}" "${host#*:}" 1; done
+    make
+    for host in router hop1 hop2; do [[ ! -e /run/netns/$prefix-$host ]] || forwarding $host; done
 }
 
 # --- processes ---

@@ -17,6 +17,7 @@ YAML
 # A further client behind a link that did not exist before.
 late_link() { # NAME NET
     cable client2 "to-$1" 2 router "$1" 1 "$2"
+    make
     ip -n "$prefix-client2" route replace 10.3.0.0/24 via "10.$2.0.1"
 }
 
