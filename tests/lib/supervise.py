@@ -11,7 +11,7 @@ A test speaks to it through the FIFO FOLDER/control, one word a line:
     start            starts the daemon (with the stored descriptors)
     forget           closes the stored descriptors, as systemd does when a unit is stopped and not restarted
     quit             kills the daemon if it runs, and ends
-and reads FOLDER/events, one event a line: "start PID", "notify KEY=VALUE", "stored NAME", "exit STATUS" (a negative status is a
+and reads FOLDER/events, one event a line: "start PID", "notify KEY=VALUE", "ready after N ms", "stored NAME", "exit STATUS" (a negative status is a
 signal). The daemon's output goes to FOLDER/daemon.log. Signals a test sends itself: the PID is in FOLDER/pid.
 """
 
@@ -21,6 +21,7 @@ import select
 import signal
 import socket
 import sys
+import time
 
 
 class Supervisor:
@@ -30,6 +31,7 @@ class Supervisor:
         self.events = open(f"{folder}/events", "a", encoding="utf-8", buffering=1)
         self.store = []  # (name, descriptor)
         self.pid = None
+        self.started = None
         path = f"{folder}/notify"
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -45,6 +47,7 @@ class Supervisor:
         self.events.write(text + "\n")
 
     def start(self):
+        self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
             self.child()
@@ -93,6 +96,9 @@ class Supervisor:
             self.note(f"removed {name}")
         for descriptor in descriptors:
             os.close(descriptor)
+        if "READY" in fields and self.started is not None:
+            self.note(f"ready after {(time.monotonic() - self.started) * 1000:.0f} ms")
+            self.started = None
         for key, value in fields.items():
             self.note(f"notify {key}={value}")
 

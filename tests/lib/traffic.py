@@ -6,6 +6,7 @@
     traffic.py live STATE FLOW...             the same exchanges for ever, each on one socket, with the news in STATE
     traffic.py upload|download FLOW BYTES     one TCP transfer
     traffic.py big FLOW SIZE                  one UDP exchange in fragments
+    traffic.py flood ADDRESS N                N UDP flows of one packet
     traffic.py discover FLOW SIZE             sends UDP with DF until the path says that SIZE is too much
 
 A FLOW is tcp:ADDRESS:PORT, udp:ADDRESS:PORT or icmp:ADDRESS, an IPv6 address in brackets, with options behind commas:
@@ -345,6 +346,16 @@ def big(spec, size):
     print(f"ok big {spec} {size}")
 
 
+def flood(address, number):
+    """One UDP datagram each to as many ports of ADDRESS, from as few ports as that takes."""
+    sent = 0
+    while sent < number:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for port in range(1, min(65535, number - sent) + 1):
+                sock.sendto(b"x", (address, port))
+                sent += 1
+
+
 def main():
     command, *arguments = sys.argv[1:]
     try:
@@ -354,6 +365,8 @@ def main():
             return once(arguments)
         elif command == "live":
             live(arguments[0], arguments[1:])
+        elif command == "flood":
+            flood(arguments[0], int(arguments[1]))
         elif command == "big":
             big(arguments[0], int(arguments[1]))
         elif command == "discover":
