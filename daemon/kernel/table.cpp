@@ -1,7 +1,8 @@
 #include "kernel/table.hpp"
 
-#include <cerrno>
 #include <fmt/format.h>
+
+#include <cerrno>
 
 namespace ctcached {
 
