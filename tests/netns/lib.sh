@@ -14,7 +14,7 @@
 # shellcheck shell=bash
 
 set -u -o pipefail
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 tests=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 suite=$(basename "$0" .sh)
 hosts=(client1 client2 router server1 server2 hop1 hop2)
