@@ -27,7 +27,7 @@ import struct
 import sys
 import time
 
-EVERY = 0.05  # seconds between two messages of a live flow
+EVERY = float(os.environ.get("TRAFFIC_EVERY", 0.05))  # seconds between two messages of a live flow
 PATIENCE = 5.0  # seconds for one exchange
 SPEC = re.compile(r"(?P<proto>tcp|udp|icmp):(?:\[(?P<six>[^]]+)\]|(?P<four>[^:,]+))(?::(?P<port>\d+))?(?P<rest>(?:,\w+=[^,]+)*)$")
 

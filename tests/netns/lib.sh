@@ -19,7 +19,7 @@ tests=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 suite=$(basename "$0" .sh)
 hosts=(client1 client2 router server1 server2 hop1 hop2)
 slow=1 # factor for waits
-[[ -n ${VM:-} ]] && slow=5
+[[ -n ${VM:-} ]] && slow=5 && export TRAFFIC_EVERY=0.3
 
 skip() { echo "$*" && exit 77; }
 fail() { echo "failed: $*" >&2 && exit 1; }
