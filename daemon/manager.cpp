@@ -301,7 +301,7 @@ void Manager::repair() {
 
 void Manager::links_changed() {
     const auto changed = parts_.rtnl.refresh();
-    if (!changed) throw_errno(changed.error().error, changed.error().text);
+    if (!changed) throw_errno(EIO, changed.error().text); // libnl has no errno
     if (!*changed) return;
     const auto before = std::exchange(links_, parts_.rtnl.links());
     for (const Zone& zone : compiled_.policy.zones) {

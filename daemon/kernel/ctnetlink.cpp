@@ -15,6 +15,7 @@
 
 #include "kernel/ctnetlink.hpp"
 
+#include "kernel/netlink.hpp"
 #include "kernel/nft_message.hpp"
 
 #include <endian.h>
@@ -35,6 +36,7 @@ namespace ctcached {
 
 namespace {
 
+constexpr const char* who = "conntrack socket";
 constexpr std::size_t receive_bytes = 65'536; // the kernel makes dump parts of 32 KiB at most (netlink_dump)
 constexpr std::size_t batch_size = 128;       // acknowledgements that fit into any receive buffer
 constexpr int dump_attempts = 3;
@@ -120,36 +122,10 @@ Result<Fd> open_socket() {
     return fd;
 }
 
-Result<void> send(int fd, std::string_view bytes) {
-    sockaddr_nl kernel{};
-    kernel.nl_family = AF_NETLINK;
-    while (::sendto(fd, bytes.data(), bytes.size(), 0, reinterpret_cast<const sockaddr*>(&kernel), sizeof kernel) < 0)
-        if (errno != EINTR) return failure(errno, "conntrack socket: send");
-    return {};
-}
-
-// One datagram from the kernel; EAGAIN when there is none.
-Result<std::span<const char>> receive(int fd, Buffer& buffer) {
-    while (true) {
-        sockaddr_nl sender{};
-        iovec vector{buffer.data(), buffer.size()};
-        msghdr message{};
-        message.msg_name = &sender;
-        message.msg_namelen = sizeof sender;
-        message.msg_iov = &vector;
-        message.msg_iovlen = 1;
-        const auto length = ::recvmsg(fd, &message, MSG_DONTWAIT);
-        if (length < 0 && errno == EINTR) continue;
-        if (length < 0) return failure(errno, "conntrack socket: receive");
-        if ((message.msg_flags & MSG_TRUNC) != 0) return failure(EMSGSIZE, "conntrack socket: receive");
-        if (sender.nl_pid == 0) return std::span<const char>(buffer).first(static_cast<std::size_t>(length));
-    }
-}
-
 // The answers to a former request that failed half-way are not those to the next one.
 void forget_old_answers(int fd, Buffer& buffer) {
     while (true) {
-        const auto datagram = receive(fd, buffer);
+        const auto datagram = receive_datagram(fd, buffer, who);
         // ENOBUFS: more may lie behind what was lost.
         if (!datagram && datagram.error().error != ENOBUFS) return;
     }
@@ -161,9 +137,9 @@ template <typename Each, typename Verdict>
 Result<void> converse(int fd, std::string_view requests, std::size_t replies, Each each, Verdict verdict) {
     const auto buffer = std::make_unique<Buffer>();
     forget_old_answers(fd, *buffer);
-    if (auto sent = send(fd, requests); !sent) return sent;
+    if (auto sent = send_datagram(fd, requests, who); !sent) return sent;
     while (replies > 0) {
-        const auto datagram = receive(fd, *buffer);
+        const auto datagram = receive_datagram(fd, *buffer, who);
         if (!datagram) return std::unexpected(datagram.error());
         const auto messages = split_messages(*datagram);
         if (!messages) return malformed("conntrack socket: reply");

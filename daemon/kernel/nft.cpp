@@ -12,6 +12,8 @@
 // NLM_F_DUMP_INTR as well. Otherwise it is repeated, a bounded number of times.
 #include "kernel/nft.hpp"
 
+#include "kernel/netlink.hpp"
+
 #include <fmt/format.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
@@ -29,6 +31,7 @@ namespace ctcached {
 
 namespace {
 
+constexpr const char* who = "nftables socket";
 constexpr std::size_t receive_bytes = 64UZ * 1024; // the kernel makes dump parts of 32 KiB at most (netlink_dump)
 constexpr int attempts = 10;                       // of a dump that the ruleset moves under
 constexpr int queue_bytes = 4 * 1024 * 1024;       // for the errors of a batch where every message fails
@@ -45,34 +48,18 @@ int option(int fd, int name) {
     return ::getsockopt(fd, SOL_SOCKET, name, &value, &length) < 0 ? -1 : value;
 }
 
-// One datagram; empty when there is none. The sender must be the kernel.
+// One datagram; empty when there is none.
 Result<std::span<const char>> receive(int fd, std::span<char> buffer) {
-    while (true) {
-        sockaddr_nl sender{};
-        iovec vector{buffer.data(), buffer.size()};
-        msghdr message{};
-        message.msg_name = &sender;
-        message.msg_namelen = sizeof sender;
-        message.msg_iov = &vector;
-        message.msg_iovlen = 1;
-        auto length = ::recvmsg(fd, &message, MSG_DONTWAIT);
-        if (length < 0 && errno == EINTR) continue;
-        if (length < 0 && errno == EAGAIN) return std::span<const char>{};
-        if (length < 0) return failure(errno, "nftables socket: receive");
-        if ((message.msg_flags & MSG_TRUNC) != 0) return failure(EMSGSIZE, "nftables socket: receive");
-        if (sender.nl_pid == 0 && length > 0) return buffer.first(static_cast<std::size_t>(length));
-    }
+    auto datagram = receive_datagram(fd, buffer, who);
+    if (!datagram && datagram.error().error == EAGAIN) return std::span<const char>{};
+    return datagram;
 }
 
 Result<void> send(int fd, const std::string& bytes) {
     constexpr int slack = 4096; // the kernel keeps some of the buffer for itself (netlink_sendmsg)
     if (auto needed = static_cast<int>(bytes.size()) + slack; option(fd, SO_SNDBUF) < needed)
         grow(fd, SO_SNDBUFFORCE, SO_SNDBUF, needed);
-    sockaddr_nl kernel{};
-    kernel.nl_family = AF_NETLINK;
-    while (::sendto(fd, bytes.data(), bytes.size(), 0, reinterpret_cast<const sockaddr*>(&kernel), sizeof kernel) < 0)
-        if (errno != EINTR) return failure(errno, fmt::format("nftables socket: send {} bytes", bytes.size()));
-    return {};
+    return send_datagram(fd, bytes, who);
 }
 
 struct Receiver {
