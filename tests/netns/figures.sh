@@ -1,15 +1,15 @@
 #!/bin/bash
 # What the daemon promises in numbers: start, memory, large policies, Describe beside a large conntrack table.
 #
-# The limits are for a release build on a machine of today; a virtual machine without hardware support gets the factor that
-# all waits get there, a sanitized build (CTCACHED_SANITIZED) none of this. Run with VERBOSE=1 to see the figures.
+# The limits are for a release build on a machine of today: times in a virtual machine without hardware support are only
+# told, and a sanitized build (CTCACHED_SANITIZED) is left out. Run with VERBOSE=1 to see the figures.
 
 . "$(dirname "$0")/lib.sh"
 [[ -z ${CTCACHED_SANITIZED:-} ]] || { echo "SKIP figures: a sanitized build has its own" && exit 77; }
 
 at_most() { # WHAT VALUE LIMIT
     echo "$1: $2 (limit $3)"
-    (($2 <= $3))
+    (($2 <= $3)) || [[ $1 == millisecond* && -n ${VM:-} ]]
 }
 many() { # N single addresses in 100 zones
     /usr/bin/python3 -S -c '
@@ -32,7 +32,7 @@ test_start_and_memory() { # the best of five starts: the others show what else t
         at_most 'resident KiB' "$(awk '/VmRSS/ { print $2 }' "/proc/$(daemon_pid)/status")" $((16 * 1024))
         end_daemon TERM
     done
-    at_most 'milliseconds from start to READY=1' "$best" $((100 * slow))
+    at_most 'milliseconds from start to READY=1' "$best" 100
 }
 test_ten_thousand_elements() {
     local best=100000 took began
@@ -44,7 +44,7 @@ test_ten_thousand_elements() {
         took=$(($(now_ms) - began))
         ((took < best)) && best=$took
     done
-    at_most 'milliseconds to parse and plan 10,000 elements, with the start of the process' "$best" $((100 * slow))
+    at_most 'milliseconds to parse and plan 10,000 elements, with the start of the process' "$best" 100
     monitor mon
     daemon_start
     router nft -f - <<<'add table inet after; delete table inet after'
@@ -74,7 +74,7 @@ test_describe_beside_a_large_table() {
     output=$(router /usr/bin/python3 -S "$tests/lib/describe.py" "unix:path=$work/bus" 1000)
     echo "with $(router sysctl -n net.netfilter.nf_conntrack_count) entries: $output"
     # A dump of the table takes several times as long.
-    at_most 'slowest call in milliseconds' "${output##*=}" $((100 * slow))
+    at_most 'milliseconds of the slowest call' "${output##*=}" 100
 }
 
 run_tests "$@"
