@@ -4,7 +4,7 @@
 // are also decoded into a table that has the sample's chains and sets already.
 //
 // fuzz-sources: base/error.cpp kernel/ctnetlink.cpp kernel/nft_decode.cpp kernel/nft_encode.cpp kernel/nft_event.cpp
-// fuzz-sources: kernel/nft_message.cpp kernel/nft_typeof.cpp
+// fuzz-sources: kernel/nft_message.cpp kernel/nft_typeof.cpp kernel/netlink.cpp
 // fuzz-libraries: fmt mnl nftnl
 #include "kernel/ctnetlink.hpp"
 #include "kernel/nft_codec.hpp"
