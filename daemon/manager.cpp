@@ -182,7 +182,7 @@ Result<void> Manager::refuse(const Diagnostics& diagnostics) {
 Result<void> Manager::reload() {
     const Reloading reloading(generation_ != 0);
     Diagnostics diagnostics;
-    LoadedConfig config = load_config(options_.config, diagnostics);
+    const LoadedConfig config = load_config(options_.config, diagnostics);
     watch(config.watch);
     sources_ = config.sources;
     Compiled compiled = compile(sources_, remembered_, diagnostics);
@@ -264,7 +264,7 @@ void Manager::watch(const std::vector<std::filesystem::path>& paths) {
 
 void Manager::files_changed() {
     Diagnostics unread;
-    LoadedConfig config = load_config(options_.config, unread);
+    const LoadedConfig config = load_config(options_.config, unread);
     if (config.sources == sources_ && !unread.has_errors()) return;
     SPDLOG_INFO("a policy file changed: reloading");
     if (const auto done = reload(); !done)

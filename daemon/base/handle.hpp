@@ -16,7 +16,7 @@ template <auto free_function>
 struct Deleter {
     template <typename T>
     void operator()(T* object) const noexcept {
-        free_function(object);
+        free_function(object); // NOLINT(bugprone-multi-level-implicit-pointer-conversion): free(3)
     }
 };
 

@@ -41,6 +41,7 @@ std::string hex(std::string_view bytes) {
 
 std::string address(std::string_view bytes) {
     std::array<char, INET6_ADDRSTRLEN> text{};
+    // NOLINTNEXTLINE(bugprone-suspicious-stringview-data-usage): the family says how long it is
     inet_ntop(bytes.size() == 4 ? AF_INET : AF_INET6, bytes.data(), text.data(), text.size());
     return text.data();
 }
@@ -118,7 +119,7 @@ std::optional<unsigned> prefix_of(std::string_view first, std::string_view last)
 }
 
 std::string range_text(std::uint32_t datatype, std::string_view first, std::string_view last) {
-    const std::string begin = value_text(datatype, first, true);
+    std::string begin = value_text(datatype, first, true);
     if (first == last) return begin;
     if (datatype == ifname) return fmt::format("\"{}*\"", first.substr(0, first.find('\0')));
     const auto prefix = prefix_of(first, last);

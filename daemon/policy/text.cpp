@@ -1,3 +1,4 @@
+// Each key of a match as "key: values", in the order of the language; what is not there is not said.
 #include "policy/text.hpp"
 
 #include "policy/values.hpp"
