@@ -12,8 +12,8 @@ namespace ctcached {
 
 [[nodiscard]] Result<void> send_datagram(int fd, std::string_view bytes, std::string_view who);
 
-// Into `buffer`, never waiting: EAGAIN when there is none, EMSGSIZE when it did not fit, ENOBUFS when some were lost. The
-// sender is the kernel; what a process sent is dropped.
+// Into `buffer`, never waiting: EAGAIN when there is none, EMSGSIZE when it did not fit, ENOBUFS when some were lost.
+// The sender is the kernel; what a process sent is dropped.
 [[nodiscard]] Result<std::span<const char>> receive_datagram(int fd, std::span<char> buffer, std::string_view who);
 
 } // namespace ctcached
