@@ -54,6 +54,7 @@ Fd stored_socket() {
     char** raw_names = nullptr;
     const int count = check(sd_listen_fds_with_names(1, &raw_names), "sd_listen_fds_with_names");
     std::vector<Handle<char, std::free>> names;
+    names.reserve(static_cast<std::size_t>(count));
     for (int i = 0; i < count; ++i) names.emplace_back(raw_names[i]);
     const Handle<char*, std::free> list(raw_names);
     Fd found;
@@ -172,6 +173,7 @@ Result<void> Manager::start_on_last_good() {
 Result<void> Manager::refuse(const Diagnostics& diagnostics) {
     ++counters_.reloads_refused;
     std::vector<std::string> lines;
+    lines.reserve(diagnostics.entries.size());
     for (const Diagnostic& entry : diagnostics.entries) lines.push_back(diagnostics.to_text(entry));
     const auto first = std::ranges::find(diagnostics.entries, Severity::error, &Diagnostic::severity);
     set_reason("policy", fmt::format("the policy is invalid and was not applied: {}", diagnostics.to_text(*first)));

@@ -20,6 +20,7 @@ std::vector<std::string> cache_names(const CacheKinds& cache) {
 
 ZoneSnapshot make_zone(const Zone& zone, const ZoneIdentity& identity, const Facts& facts) {
     std::vector<std::string> items;
+    items.reserve(zone.match.size());
     for (const Match& match : zone.match) items.push_back(to_text(match));
     const ZoneCount count = facts.zones.of(zone.name);
     ZoneLinks links = links_of(zone, facts.links);

@@ -209,6 +209,7 @@ Rule jump_by_protocol(char protocol, const char* chain) {
 template <std::size_t count>
 std::vector<Rule> jumps_by_type(const std::array<char, count>& types, const char* chain) {
     std::vector<Rule> rules;
+    rules.reserve(count);
     for (const char type : types)
         rules.push_back({PayloadLoad{PayloadBase::transport, 0, 1, 0}, Compare{0, true, Bytes(1, type)},
                          Verdict{VerdictKind::jump, chain}});

@@ -120,6 +120,7 @@ std::vector<Interval> of_family(const std::vector<Subnet>& subnets, bool ipv6) {
 template <typename Values>
 std::vector<Interval> ranges_of(const Values& values) {
     std::vector<Interval> ranges;
+    ranges.reserve(values.size());
     for (const auto& value : values) ranges.push_back(range_of(value));
     return ranges;
 }

@@ -231,6 +231,7 @@ public:
     void operator()(const ToNetworkOrder&) {}
     void operator()(const Lookup& lookup) {
         std::vector<std::string> parts;
+        parts.reserve(registers_.size());
         for (const auto& [reg, text] : registers_) parts.push_back(text);
         registers_.clear();
         std::string text = fmt::format("{} {}@{}", fmt::join(parts, " . "), lookup.target ? "map " : "", lookup.set);
