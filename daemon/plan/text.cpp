@@ -8,7 +8,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
+#include <bit>
 #include <map>
 #include <optional>
 #include <utility>
@@ -27,9 +27,9 @@ u128 number(std::string_view bytes) {
 
 template <typename Integer>
 Integer host_order(std::string_view bytes) {
-    Integer value{};
-    std::memcpy(&value, bytes.data(), std::min(sizeof value, bytes.size()));
-    return value;
+    std::array<char, sizeof(Integer)> raw{};
+    std::ranges::copy_n(bytes.begin(), static_cast<std::ptrdiff_t>(std::min(raw.size(), bytes.size())), raw.begin());
+    return std::bit_cast<Integer>(raw);
 }
 
 std::string hex(std::string_view bytes) {

@@ -14,6 +14,7 @@ std::string to_text(const Match& match) {
     std::vector<std::string> keys;
     const auto add = [&](const char* key, const auto& values, auto write) {
         std::vector<std::string> texts;
+        texts.reserve(values.size());
         for (const auto& value : values) texts.push_back(write(value));
         if (!texts.empty()) keys.push_back(fmt::format("{}: {}", key, fmt::join(texts, " ")));
     };
