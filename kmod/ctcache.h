@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * nf_ctcache: what the parts share.
+ *
+ * A *flow* is a direction of a conntrack entry and holds a 32-bit *number* (carrier.c): the index of a *decision*
+ * (decision.c) and the *epoch* of its network namespace in which it was learned. A decision is what the slow path found
+ * (route.c) for an input device, mark, DSCP and zone; flows share it, and it alone holds references. Whatever could change
+ * any decision starts a new epoch (notify.c), which voids every number at once and gives the references back. Hooks
+ * (hooks.c) use and learn decisions; a namespace (netns.c) owns all of this and is set up by its configuration (config.c,
+ * netlink.c), and costs nothing before.
+ *
+ * References: a decision owns one on its dst, and one on its fib6_info if it names one. Packets borrow the dst (noref):
+ * they live in the RCU section in which they were given it.
+ * Contexts: hooks run in softirq or with bottom halves off, under RCU; epochs may start anywhere but in hard interrupts; all
+ * else is process context.
+ */
+#ifndef _CTCACHE_H
+#define _CTCACHE_H
+
+#include <linux/hash.h>
+#include <linux/mutex.h>
+#include <linux/netfilter.h>
+#include <linux/spinlock.h>
+#include <linux/workqueue.h>
+#include <net/netlink.h>
+#include <net/net_namespace.h>
+#include <net/netfilter/nf_conntrack.h>
+
+#include "compat.h"
+#include "uapi/nf_ctcache.h"
+
+#define CTC_EPOCH_SHIFT	16
+#define CTC_EPOCH_MAX	0xffff
+#define CTC_INDEX_MASK	0xffff
+
+/* carrier.c: two numbers, by direction (enum ip_conntrack_dir). */
+struct ctc_flow {
+	u32 number[IP_CT_DIR_MAX];
+};
+
+/*
+ * What of a packet, besides its flow's tuple, leads to a decision. Padding is zero: keys are compared as bytes.
+ */
+struct ctc_key {
+	u32 mark;
+	u32 iif;
+	u16 zone;	/* slot in the configuration */
+	u8 dscp;
+	u8 sysctl;	/* IPv4: what the slow path reads of the input device (ctc_sysctl4) */
+	u8 family;
+	u8 local;
+	u16 flags;	/* of the control block, set by the lookup: IPSKB_MULTIPATH, IP6SKB_MULTIPATH */
+};
+
+/* One cache line. Written under ctc_net.lock; a reader trusts what it read if the number is the same before and after. */
+struct ctc_decision {
+	u32 number;
+	struct ctc_key key;
+	struct dst_entry *dst;
+	struct fib6_info *f6i;	/* only of routes that expire: router advertisements and prefixes */
+	u32 hash;
+	u32 next;		/* number of the next one in the bucket */
+} ____cacheline_aligned;
+
+struct ctc_table {
+	u32 size;		/* slots, of which 0 is never used */
+	u32 bucket_mask;
+	u32 *bucket;		/* numbers; one of another epoch means empty */
+	struct ctc_decision slot[];
+};
+
+struct ctc_counters {
+	u64 hits;
+	u64 misses;
+	u64 learned;
+};
+
+/* config.c: never changes while it can be seen; replaced as a whole. Slot 0 is for zones that are not named. */
+struct ctc_zone {
+	u16 id;
+	u32 kinds;
+	u32 class;
+	struct ctc_counters before; /* under former configurations */
+};
+
+struct ctc_config {
+	u64 generation;
+	u32 proof;
+	u32 decisions;
+	u32 nr_zones;		/* slots */
+	u8 carrier;
+	u16 *slot_of;		/* by zone id */
+	struct ctc_zone *zone;
+	struct ctc_counters **counters; /* by CPU, then by slot */
+};
+
+/* A packet on its way from PRE_ROUTING to the hook that learns. */
+struct ctc_stash {
+	struct sk_buff *skb;
+	struct nf_conn *ct;
+	u32 epoch;
+	struct ctc_key key;
+};
+
+#define CTC_STASH_BITS	6
+
+struct ctc_cpu {
+	struct ctc_stash stash[1 << CTC_STASH_BITS];
+	u32 proof_left;
+	u64 stat[CTCACHE_STAT_MAX + 1];
+	u64 miss[CTCACHE_MISS_MAX + 1];
+};
+
+/* The cache of a network namespace. */
+struct ctc_net {
+	/* What every packet reads. */
+	u32 epoch;		/* 0: nothing can hit or be learned */
+	u32 genid[2];		/* the kernel's generations that the epoch stands for: IPv4, IPv6 */
+	u32 fault;
+	struct ctc_table __rcu *table;
+	struct ctc_config __rcu *config;
+	struct ctc_cpu __percpu *cpu;
+	struct net *net;
+	bool resilient;		/* a resilient next hop group was seen: it counts on every packet being looked up */
+
+	spinlock_t lock ____cacheline_aligned; /* epoch, generations, table content */
+	u32 used;		/* slots of this epoch, the first one included */
+	u8 quiet;		/* CTC_QUIET_*: families whose change is announced but not published yet */
+	unsigned long full_at;	/* jiffies when the table was last emptied because it was full */
+	u64 causes[CTCACHE_CAUSE_MAX + 1];
+	u64 sweeps;
+	u8 state;		/* enum ctcache_state */
+
+	/* Under ctc_mutex: configuration, start and stop. */
+	struct list_head list;	/* in ctc_nets while started */
+	u64 generation;
+	bool started;
+	struct nf_hook_ops *hooks;
+	struct notifier_block fib_nb, nexthop_nb;
+	struct work_struct settle, sweep;
+};
+
+/* main.c */
+extern unsigned int ctc_net_id;
+extern struct mutex ctc_mutex;
+extern struct list_head ctc_nets;
+struct ctc_net *ctc_pernet(const struct net *net);
+
+static inline struct ctc_config *ctc_config(const struct ctc_net *cn)
+{
+	return rcu_dereference_protected(cn->config, lockdep_is_held(&ctc_mutex));
+}
+
+/* netns.c */
+int ctc_net_start(struct ctc_net *cn, struct netlink_ext_ack *extack);
+void ctc_net_stop(struct ctc_net *cn);
+extern struct pernet_operations ctc_net_ops;
+
+/* carrier.c */
+int ctc_carrier_get(struct net *net, u8 carrier, struct netlink_ext_ack *extack);
+void ctc_carrier_put(struct net *net, u8 carrier);
+int ctc_carrier_init(void);
+void ctc_carrier_exit(void);
+
+static inline struct ctc_flow *ctc_flow_find(const struct nf_conn *ct, u8 carrier)
+{
+	struct nf_conn_labels *labels;
+
+	if (likely(carrier == CTCACHE_CARRIER_ACT_CT))
+		return ctc_act_ct_find(ct);
+	labels = nf_ct_labels_find(ct);
+	return labels ? (void *)&labels->bits[64 / BITS_PER_LONG] : NULL;
+}
+
+/* Gives an unconfirmed entry room for its numbers. */
+static inline bool ctc_flow_add(struct nf_conn *ct, u8 carrier)
+{
+	if (ctc_flow_find(ct, carrier))
+		return true;
+	return carrier == CTCACHE_CARRIER_ACT_CT && ctc_act_ct_add(ct);
+}
+
+/* decision.c */
+#define CTC_QUIET_4	0x1
+#define CTC_QUIET_6	0x2
+struct ctc_table *ctc_table_alloc(u32 decisions);
+void ctc_table_free(struct ctc_table *table);
+u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct dst_entry *dst, struct fib6_info *f6i);
+void ctc_epoch_start(struct ctc_net *cn, enum ctcache_cause cause, u8 quiet);
+void ctc_epoch_stop(struct ctc_net *cn, u8 state);
+void ctc_epoch_install(struct ctc_net *cn, struct ctc_table *table, u32 epoch, enum ctcache_cause cause);
+u32 ctc_decisions(struct ctc_net *cn);
+bool ctc_decision_read(struct ctc_net *cn, u32 number, struct ctc_decision *copy);
+
+/* The generation of the kernel's own caches: moves with most changes, after they have been published. */
+static inline u32 ctc_generation(const struct net *net, u8 family)
+{
+	return family == AF_INET ? (u32)rt_genid_ipv4(net) : (u32)rt_genid_ipv6(net);
+}
+
+/*
+ * The epoch under which a packet may be looked up now. The generation is read first: whoever sees the new one of an
+ * epoch also sees that epoch.
+ */
+static inline u32 ctc_epoch(struct ctc_net *cn, u8 family)
+{
+	u32 known = smp_load_acquire(&cn->genid[family != AF_INET]);
+
+	if (unlikely(known != ctc_generation(cn->net, family)))
+		ctc_epoch_start(cn, family == AF_INET ? CTCACHE_CAUSE_GENERATION4 : CTCACHE_CAUSE_GENERATION6, 0);
+	return smp_load_acquire(&cn->epoch);
+}
+
+/* route.c */
+enum ctcache_miss ctc_route_valid(struct ctc_net *cn, const struct sk_buff *skb, const struct ctc_decision *d);
+bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key, struct fib6_info **f6i);
+bool ctc_route_same(const struct dst_entry *a, const struct dst_entry *b, u8 family);
+bool ctc_route_shared(const struct dst_entry *a, const struct dst_entry *b);
+bool ctc_route_lookup(struct sk_buff *skb, const struct ctc_key *key);
+u8 ctc_sysctl4(const struct net_device *dev);
+void ctc_route_gateway(const struct dst_entry *dst, u8 family, const void **gateway, u32 *mtu);
+
+/* hooks.c */
+int ctc_hooks_register(struct ctc_net *cn);
+void ctc_hooks_unregister(struct ctc_net *cn);
+
+/* notify.c */
+int ctc_notify_init(void);
+void ctc_notify_exit(void);
+int ctc_notify_start(struct ctc_net *cn, struct netlink_ext_ack *extack);
+void ctc_notify_stop(struct ctc_net *cn);
+
+/* sweep.c */
+void ctc_sweep(struct ctc_net *cn, u8 carrier, int zone);
+void ctc_sweep_work(struct work_struct *work);
+#define CTC_ALL_ZONES (-1)
+
+/* config.c */
+struct ctc_config *ctc_config_alloc(u32 nr_zones);
+void ctc_config_free(struct ctc_config *config);
+int ctc_config_apply(struct ctc_net *cn, struct ctc_config *config, struct netlink_ext_ack *extack);
+
+/* flow.c */
+struct genl_info;
+struct netlink_callback;
+int ctc_flow_get(struct sk_buff *skb, struct genl_info *info);
+int ctc_flow_dump(struct sk_buff *skb, struct netlink_callback *cb);
+int ctc_decision_dump(struct sk_buff *skb, struct netlink_callback *cb);
+extern const struct nla_policy ctc_tuple_policy[CTCACHE_TUPLE_A_MAX + 1];
+
+/* stats.c */
+void ctc_zone_counters(const struct ctc_config *config, u32 slot, struct ctc_counters *sum);
+void ctc_totals(struct ctc_net *cn, u64 *stat, u64 *miss);
+
+static inline void ctc_count(struct ctc_net *cn, enum ctcache_stat what)
+{
+	this_cpu_inc(cn->cpu->stat[what]);
+}
+
+/* netlink.c */
+extern struct genl_family ctc_genl;
+
+#endif

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Decisions and epochs.
+ *
+ * The decisions of the present epoch are the slots 1 to used-1 of a table. A slot is written once in an epoch, under the
+ * lock, and read without: number first and last, as one reads under a sequence counter. Whoever holds a number of an epoch
+ * that is over does not get past the epoch, so slots need not be cleared; their references are given back when the epoch
+ * ends, and the memory behind them lives on until readers have left their RCU sections.
+ *
+ * Numbers are exact as long as 16 bits do not wrap. Before they do, the epoch becomes 0, nothing hits, and a sweep (sweep.c)
+ * clears every number of the namespace.
+ */
+#include <linux/jhash.h>
+#include <net/dst.h>
+
+#include "ctcache.h"
+
+/* A table that is full is emptied, for the flows that live to learn anew, but not more often than this. */
+#define CTC_FULL_INTERVAL (10 * HZ)
+
+struct ctc_table *ctc_table_alloc(u32 decisions)
+{
+	u32 buckets = roundup_pow_of_two(decisions);
+	struct ctc_table *table;
+
+	table = kvzalloc(struct_size(table, slot, decisions + 1), GFP_KERNEL_ACCOUNT);
+	if (!table)
+		return NULL;
+	table->bucket = kvcalloc(buckets, sizeof(*table->bucket), GFP_KERNEL_ACCOUNT);
+	if (!table->bucket) {
+		kvfree(table);
+		return NULL;
+	}
+	table->size = decisions + 1;
+	table->bucket_mask = buckets - 1;
+	return table;
+}
+
+/* Only when no reader can have it any more, and it holds no references. */
+void ctc_table_free(struct ctc_table *table)
+{
+	if (!table)
+		return;
+	kvfree(table->bucket);
+	kvfree(table);
+}
+
+static struct ctc_table *ctc_table(struct ctc_net *cn)
+{
+	return rcu_dereference_protected(cn->table, lockdep_is_held(&cn->lock));
+}
+
+static void ctc_release(struct ctc_net *cn)
+{
+	struct ctc_table *table = ctc_table(cn);
+	u32 i;
+
+	lockdep_assert_held(&cn->lock);
+	for (i = 1; i < cn->used; i++) {
+		struct ctc_decision *d = &table->slot[i];
+
+		dst_release(d->dst);
+#if CTC_IPV6
+		if (d->f6i)
+			fib6_info_release(d->f6i);
+#endif
+	}
+	cn->used = 1;
+}
+
+/*
+ * Ends the epoch and begins @epoch (0: none). The generations are read before and published after it, so that a packet
+ * that finds them unchanged is under an epoch that began after that change.
+ */
+static void ctc_epoch_set(struct ctc_net *cn, u32 epoch, enum ctcache_cause cause)
+{
+	u32 genid4 = ctc_generation(cn->net, AF_INET);
+	u32 genid6 = ctc_generation(cn->net, AF_INET6);
+
+	lockdep_assert_held(&cn->lock);
+	smp_store_release(&cn->epoch, epoch);
+	smp_store_release(&cn->genid[0], genid4);
+	smp_store_release(&cn->genid[1], genid6);
+	ctc_release(cn);
+	cn->causes[cause]++;
+}
+
+static bool ctc_generation_known(const struct ctc_net *cn, enum ctcache_cause cause)
+{
+	if (cause == CTCACHE_CAUSE_GENERATION4)
+		return cn->genid[0] == ctc_generation(cn->net, AF_INET);
+	if (cause == CTCACHE_CAUSE_GENERATION6)
+		return cn->genid[1] == ctc_generation(cn->net, AF_INET6);
+	return false;
+}
+
+static void ctc_epoch_wrap(struct ctc_net *cn)
+{
+	ctc_epoch_set(cn, 0, CTCACHE_CAUSE_WRAP);
+	cn->state = CTCACHE_STATE_SWEEPING;
+	queue_work(system_unbound_wq, &cn->sweep);
+}
+
+/*
+ * Any context but hard interrupts. When it returns, no number of before is valid and no reference of before is held.
+ *
+ * Most notifiers run before the change can be seen by a lookup, which would learn the old state under the new epoch. So the
+ * event names the families (@quiet) in which nothing is learned until the kernel's generation has moved, which it does right
+ * after the change, or the second epoch of the event (CTCACHE_CAUSE_SETTLED) begins.
+ */
+void ctc_epoch_start(struct ctc_net *cn, enum ctcache_cause cause, u8 quiet)
+{
+	if (READ_ONCE(cn->fault) & CTCACHE_FAULT_DEAF)
+		return;
+	spin_lock_bh(&cn->lock);
+	if (cn->state == CTCACHE_STATE_ACTIVE && !ctc_generation_known(cn, cause)) {
+		if (cause == CTCACHE_CAUSE_GENERATION4)
+			cn->quiet &= ~CTC_QUIET_4;
+		else if (cause == CTCACHE_CAUSE_GENERATION6)
+			cn->quiet &= ~CTC_QUIET_6;
+		else if (cause == CTCACHE_CAUSE_SETTLED)
+			cn->quiet = 0;
+		cn->quiet |= quiet;
+		if (cn->epoch < CTC_EPOCH_MAX) {
+			ctc_epoch_set(cn, cn->epoch + 1, cause);
+		} else {
+			ctc_epoch_wrap(cn);
+		}
+	}
+	spin_unlock_bh(&cn->lock);
+}
+
+/* Nothing hits or is learned from now on; synchronize_net() waits for packets that are on their way. */
+void ctc_epoch_stop(struct ctc_net *cn, u8 state)
+{
+	spin_lock_bh(&cn->lock);
+	ctc_epoch_set(cn, 0, CTCACHE_CAUSE_CARRIER);
+	cn->state = state;
+	spin_unlock_bh(&cn->lock);
+}
+
+/*
+ * Makes @table the table and starts @epoch on it, or the next one (0); the caller frees the former table after a grace period.
+ * Process context under ctc_mutex.
+ */
+void ctc_epoch_install(struct ctc_net *cn, struct ctc_table *table, u32 epoch, enum ctcache_cause cause)
+{
+	spin_lock_bh(&cn->lock);
+	ctc_release(cn);
+	memset(table->bucket, 0, (table->bucket_mask + 1) * sizeof(*table->bucket));
+	rcu_assign_pointer(cn->table, table);
+	if (!epoch && cn->state == CTCACHE_STATE_ACTIVE && cn->epoch < CTC_EPOCH_MAX)
+		epoch = cn->epoch + 1;
+	if (!epoch) {
+		/* The epochs have wrapped in the meantime; the sweep goes on from here. */
+		ctc_epoch_wrap(cn);
+		spin_unlock_bh(&cn->lock);
+		return;
+	}
+	cn->state = CTCACHE_STATE_ACTIVE;
+	cn->quiet = 0;
+	ctc_epoch_set(cn, epoch, cause);
+	spin_unlock_bh(&cn->lock);
+}
+
+u32 ctc_decisions(struct ctc_net *cn)
+{
+	return READ_ONCE(cn->used) - 1;
+}
+
+static struct ctc_decision *ctc_find(struct ctc_table *table, u32 epoch, u32 hash, const struct ctc_key *key,
+				     const struct dst_entry *dst, const struct fib6_info *f6i)
+{
+	u32 number = table->bucket[hash & table->bucket_mask];
+
+	while (number && number >> CTC_EPOCH_SHIFT == epoch) {
+		struct ctc_decision *d = &table->slot[number & CTC_INDEX_MASK];
+
+		if (d->hash == hash && d->f6i == f6i && !memcmp(&d->key, key, sizeof(*key)) &&
+		    (d->dst == dst || (key->family == AF_INET6 && !f6i && ctc_route_shared(d->dst, dst))))
+			return d;
+		number = d->next;
+	}
+	return NULL;
+}
+
+static u32 ctc_hash(const struct ctc_key *key, const struct dst_entry *dst)
+{
+	u32 hash = jhash(key, sizeof(*key), 0);
+
+	/* IPv6 dsts of one next hop are one decision's (ctc_route_shared), so only what they have in common may count. */
+	if (key->family == AF_INET6)
+		return jhash_1word(dst->dev->ifindex, hash);
+	return jhash_1word(hash_ptr(dst, 32), hash);
+}
+
+/* Takes a reference on both, or nothing. */
+static bool ctc_fill(struct ctc_decision *d, const struct ctc_key *key, struct dst_entry *dst, struct fib6_info *f6i)
+{
+	if (!dst_hold_safe(dst))
+		return false;
+#if CTC_IPV6
+	if (f6i && !fib6_info_hold_safe(f6i)) {
+		dst_release(dst);
+		return false;
+	}
+#endif
+	WRITE_ONCE(d->number, 0);
+	smp_wmb();
+	d->key = *key;
+	d->dst = dst;
+	d->f6i = f6i;
+	return true;
+}
+
+static u32 ctc_insert(struct ctc_net *cn, struct ctc_table *table, u32 hash, const struct ctc_key *key,
+		      struct dst_entry *dst, struct fib6_info *f6i)
+{
+	u32 number = cn->epoch << CTC_EPOCH_SHIFT | cn->used;
+	u32 *bucket = &table->bucket[hash & table->bucket_mask];
+	struct ctc_decision *d = &table->slot[cn->used];
+
+	if (cn->used == table->size) {
+		ctc_count(cn, CTCACHE_STAT_FULL);
+		if (time_after(jiffies, cn->full_at + CTC_FULL_INTERVAL) && cn->epoch < CTC_EPOCH_MAX) {
+			cn->full_at = jiffies;
+			ctc_epoch_set(cn, cn->epoch + 1, CTCACHE_CAUSE_FULL);
+		}
+		return 0;
+	}
+	if (!ctc_fill(d, key, dst, f6i)) {
+		ctc_count(cn, CTCACHE_STAT_REFUSED);
+		return 0;
+	}
+	d->hash = hash;
+	d->next = *bucket;
+	smp_wmb();
+	WRITE_ONCE(d->number, number);
+	WRITE_ONCE(*bucket, number);
+	WRITE_ONCE(cn->used, cn->used + 1);
+	return number;
+}
+
+/*
+ * The number of the decision for @key and @dst, which is made if there is none; 0 when it cannot be. @dst (and @f6i) must be
+ * what a lookup found that began after @epoch was read; in a later epoch nothing is learned from it. Under RCU.
+ */
+u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct dst_entry *dst, struct fib6_info *f6i)
+{
+	u32 hash = ctc_hash(key, dst);
+	struct ctc_decision *d;
+	u32 number = 0;
+
+	spin_lock_bh(&cn->lock);
+	if (epoch && cn->epoch == epoch && !(cn->quiet & (key->family == AF_INET ? CTC_QUIET_4 : CTC_QUIET_6))) {
+		struct ctc_table *table = ctc_table(cn);
+
+		d = ctc_find(table, epoch, hash, key, dst, f6i);
+		number = d ? d->number : ctc_insert(cn, table, hash, key, dst, f6i);
+	} else {
+		ctc_count(cn, CTCACHE_STAT_LATE);
+	}
+	spin_unlock_bh(&cn->lock);
+	return number;
+}
+
+/* Copies a decision of the present epoch. Under RCU, for which time the copy's pointers are good. */
+bool ctc_decision_read(struct ctc_net *cn, u32 number, struct ctc_decision *copy)
+{
+	u32 index = number & CTC_INDEX_MASK;
+	bool found = false;
+
+	spin_lock_bh(&cn->lock);
+	if (cn->epoch && number >> CTC_EPOCH_SHIFT == cn->epoch && index && index < cn->used) {
+		*copy = ctc_table(cn)->slot[index];
+		found = true;
+	}
+	spin_unlock_bh(&cn->lock);
+	return found;
+}

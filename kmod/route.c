@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Routes: what may be kept of a lookup, and what makes it valid.
+ *
+ * The slow path's answer depends on the packet's addresses and ports (the flow's tuple), input device, mark and DSCP (the
+ * key), and on state of the kernel. Most of that state starts an epoch when it changes (notify.c). What does not is looked
+ * at here, on every hit, and read from lines that the packet touches anyway:
+ *  - the kernel gives a dst up by its `obsolete` (IPv4 path MTU and redirect, dst_dev_put()) and `expires`;
+ *  - it does so only with dsts that it can find again: rt_uncached_list tells when IPv4 lost sight of one
+ *    (rt_cache_route() may replace a valid route), and IPv6 routes that came with a lifetime keep their fib6_info;
+ *  - fib_validate_source() reads rp_filter and src_valid_mark of the input device, whose change shows nowhere;
+ *  - the choice among next hops may depend on more than the flow (compat.h, ctc_multipath4_by_flow()).
+ */
+#include <linux/inetdevice.h>
+#include <linux/rtnetlink.h>
+#include <net/arp.h>
+#include <net/dst.h>
+#include <net/ip.h>
+#include <net/ip6_fib.h>
+#include <net/ip6_route.h>
+#include <net/lwtunnel.h>
+
+#include "ctcache.h"
+
+#define CTC_SYSCTL_SRC_VMARK 0x80
+
+/* What fib_validate_source() reads of an input device, in a byte. Under RCU. */
+u8 ctc_sysctl4(const struct net_device *dev)
+{
+	struct in_device *in_dev = __in_dev_get_rcu(dev);
+
+	if (!in_dev)
+		return 0xff;
+	return (IN_DEV_RPFILTER(in_dev) & 0x7f) | (IN_DEV_SRC_VMARK(in_dev) ? CTC_SYSCTL_SRC_VMARK : 0);
+}
+
+static bool ctc_dst_current(const struct dst_entry *dst)
+{
+	unsigned long expires = READ_ONCE(dst->expires);
+
+	return READ_ONCE(dst->obsolete) == DST_OBSOLETE_FORCE_CHK && (!expires || time_before(jiffies, expires));
+}
+
+static bool ctc_multipath_by_flow(struct ctc_net *cn, const struct sk_buff *skb, u8 family)
+{
+	if (READ_ONCE(cn->resilient))
+		return false;
+	if (family == AF_INET)
+		return ctc_multipath4_by_flow(cn->net, skb->l4_hash);
+	return ctc_multipath6_by_flow(cn->net, skb->l4_hash, ip6_flowlabel(ipv6_hdr(skb)));
+}
+
+/* Whether a new lookup would find @d for a packet that has its key. 0: yes. */
+enum ctcache_miss ctc_route_valid(struct ctc_net *cn, const struct sk_buff *skb, const struct ctc_decision *d)
+{
+	const struct dst_entry *dst = d->dst;
+
+	if (unlikely(!ctc_dst_current(dst)))
+		return CTCACHE_MISS_OBSOLETE;
+	if (d->key.family == AF_INET) {
+		if (unlikely(READ_ONCE(container_of(dst, struct rtable, dst)->rt_uncached_list)))
+			return CTCACHE_MISS_OBSOLETE;
+#if CTC_IPV6
+	} else {
+		if (unlikely(d->f6i && fib6_check_expired(d->f6i)))
+			return CTCACHE_MISS_OBSOLETE;
+		/* On a host, reachability of neighbours takes part in the choice (RT6_LOOKUP_F_REACHABLE). */
+		if (unlikely(!READ_ONCE(cn->net->ipv6.devconf_all->forwarding)))
+			return CTCACHE_MISS_SYSCTL;
+#endif
+	}
+	if (unlikely(d->key.flags && !ctc_multipath_by_flow(cn, skb, d->key.family)))
+		return CTCACHE_MISS_MULTIPATH;
+	return 0;
+}
+
+static bool ctc_learn4(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key)
+{
+	const struct rtable *rt = skb_rtable(skb);
+
+	key->flags = IPCB(skb)->flags & IPSKB_MULTIPATH;
+	return rt_is_input_route(rt) && rt->rt_type == (key->local ? RTN_LOCAL : RTN_UNICAST) &&
+	       !READ_ONCE(rt->rt_uncached_list) && rt->rt_genid == rt_genid_ipv4(cn->net) &&
+	       !(IPCB(skb)->flags & IPSKB_DOREDIRECT);
+}
+
+#if CTC_IPV6
+static bool ctc_learn6(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key, struct fib6_info **f6i)
+{
+	const struct rt6_info *rt = dst_rt6_info(skb_dst(skb));
+	struct fib6_info *from = rcu_dereference(rt->from);
+
+	key->flags = IP6CB(skb)->flags & IP6SKB_MULTIPATH;
+	if (!from || rt->rt6i_flags & (RTF_REJECT | RTF_ANYCAST) || !(rt->rt6i_flags & (RTF_PCPU | RTF_CACHE)) ||
+	    !!(rt->rt6i_flags & RTF_LOCAL) != key->local || READ_ONCE(rt->rt6i_uncached_list) ||
+	    !READ_ONCE(cn->net->ipv6.devconf_all->forwarding))
+		return false;
+	/* Lifetimes are changed without a word by whoever received an advertisement (ndisc.c, addrconf.c). */
+	if (from->fib6_flags & RTF_EXPIRES || from->fib6_protocol == RTPROT_KERNEL ||
+	    from->fib6_protocol == RTPROT_RA)
+		*f6i = from;
+	return true;
+}
+#endif
+
+/*
+ * Whether the packet's dst, which a lookup for @key has just found, may be kept. Completes the key; *f6i is what the decision
+ * must hold besides. Under RCU.
+ */
+bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key, struct fib6_info **f6i)
+{
+	const struct dst_entry *dst = skb_dst(skb);
+
+	*f6i = NULL;
+	if (!dst || dst->error || dst->lwtstate || ctc_dst_has_xfrm(dst) || !ctc_dst_current(dst) ||
+	    READ_ONCE(dst->dev)->ifindex == key->iif)
+		return false;
+	if (key->family == AF_INET) {
+		if (!ctc_learn4(cn, skb, key))
+			return false;
+	} else {
+#if CTC_IPV6
+		if (!ctc_learn6(cn, skb, key, f6i))
+#endif
+			return false;
+	}
+	return !key->flags || ctc_multipath_by_flow(cn, skb, key->family);
+}
+
+/*
+ * IPv6 has a dst for every route and CPU, though thousands of routes lead to the same next hop. Whether one may stand for
+ * the other: no packet can tell (device, next hop, metrics, flags), and nobody updates the route behind it through the packet.
+ * The latter is done by drivers that keep the dst (tunnels, netif_keep_dst()), which report a path MTU to it.
+ */
+bool ctc_route_shared(const struct dst_entry *a, const struct dst_entry *b)
+{
+#if CTC_IPV6
+	const struct rt6_info *x = dst_rt6_info(a), *y = dst_rt6_info(b);
+
+	return a->dev == b->dev && a->input == b->input && a->output == b->output && a->flags == b->flags &&
+	       a->_metrics == b->_metrics && !((x->rt6i_flags ^ y->rt6i_flags) & ~RTF_PCPU) &&
+	       !(x->rt6i_flags & (RTF_CACHE | RTF_LOCAL)) && x->rt6i_idev == y->rt6i_idev &&
+	       ipv6_addr_equal(&x->rt6i_gateway, &y->rt6i_gateway) &&
+	       a->dev->priv_flags & IFF_XMIT_DST_RELEASE;
+#else
+	return false;
+#endif
+}
+
+void ctc_route_gateway(const struct dst_entry *dst, u8 family, const void **gateway, u32 *mtu)
+{
+	const struct rtable *rt = container_of(dst, struct rtable, dst);
+
+	*gateway = NULL;
+	*mtu = dst_mtu(dst);
+	if (family == AF_INET) {
+		if (rt->rt_gw_family == AF_INET)
+			*gateway = &rt->rt_gw4;
+#if CTC_IPV6
+	} else if (dst_rt6_info(dst)->rt6i_flags & RTF_GATEWAY) {
+		*gateway = &dst_rt6_info(dst)->rt6i_gateway;
+#endif
+	}
+}
+
+/* Whether two dsts send a packet the same way (proof mode; the objects may differ). */
+bool ctc_route_same(const struct dst_entry *a, const struct dst_entry *b, u8 family)
+{
+	const void *via_a, *via_b;
+	u32 mtu_a, mtu_b;
+
+	if (a == b)
+		return true;
+	ctc_route_gateway(a, family, &via_a, &mtu_a);
+	ctc_route_gateway(b, family, &via_b, &mtu_b);
+	return a->dev == b->dev && a->input == b->input && a->output == b->output && a->error == b->error &&
+	       mtu_a == mtu_b && !via_a == !via_b &&
+	       (!via_a || !memcmp(via_a, via_b, family == AF_INET ? sizeof(__be32) : sizeof(struct in6_addr)));
+}
+
+#if CTC_IPV6
+/* As ip6_route_input() does it, which is not exported. */
+static bool ctc_lookup6(struct sk_buff *skb)
+{
+	const struct ipv6hdr *iph = ipv6_hdr(skb);
+	struct net *net = dev_net(skb->dev);
+	struct flow_keys keys;
+	struct flowi6 fl6 = {
+		.flowi6_iif = skb->dev->ifindex,
+		.daddr = iph->daddr,
+		.saddr = iph->saddr,
+		.flowlabel = ip6_flowinfo(iph),
+		.flowi6_mark = skb->mark,
+		.flowi6_proto = iph->nexthdr,
+	};
+
+	fib6_rules_early_flow_dissect(net, skb, &fl6, &keys);
+	skb_dst_set_noref(skb, ip6_route_input_lookup(net, skb->dev, &fl6, skb,
+						      RT6_LOOKUP_F_HAS_SADDR | RT6_LOOKUP_F_DST_NOREF));
+	return true;
+}
+#endif
+
+/* Looks the packet up the slow way and gives it the dst that was found, if any. Under RCU. */
+bool ctc_route_lookup(struct sk_buff *skb, const struct ctc_key *key)
+{
+	const struct iphdr *iph = ip_hdr(skb);
+	struct net_device *dev;
+
+	if (key->family == AF_INET) {
+		/* On a VRF the device that received it is not the packet's any more. */
+		dev = dev_get_by_index_rcu(dev_net(skb->dev), key->iif);
+		return dev && !ip_route_input_noref(skb, iph->daddr, iph->saddr, iph->tos, dev);
+	}
+#if CTC_IPV6
+	return ctc_lookup6(skb);
+#else
+	return false;
+#endif
+}
