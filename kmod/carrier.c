@@ -3,18 +3,19 @@
  * Carriers: where a conntrack entry keeps the flow's eight bytes.
  *
  * Linux >= 5.18 has a fixed table of conntrack extensions, so the numbers borrow one:
- *  - act_ct: NF_CT_EXT_ACT_CT is two ints that nothing but tc's act_ct and Open vSwitch read or write. An entry gets it while
- *    it is unconfirmed; nf_ct_ext_add() allows no later moment.
- *  - labels: the upper 64 of the 128 label bits. Whoever holds a reference on labels makes conntrack add the extension to
- *    every new entry (nf_ct_labels_ext_add()).
- * The act_ct carrier is ours only as long as those two are not loaded. That is checked when it is taken, and a module
- * notifier hears of their arrival before their init runs: then every namespace on that carrier stops, and its entries are
- * cleared, since act_ct would take our numbers for interfaces.
+ *  - act_ct: NF_CT_EXT_ACT_CT is two ints that nothing but tc's act_ct and Open vSwitch read or
+ *    write. An entry gets it while it is unconfirmed; nf_ct_ext_add() allows no later moment.
+ *  - labels: the upper 64 of the 128 label bits. Whoever holds a reference on labels makes
+ *    conntrack add the extension to every new entry (nf_ct_labels_ext_add()). The act_ct carrier
+ *    is ours only as long as those two are not loaded. That is checked when it is taken, and a
+ *    module notifier hears of their arrival before their init runs: then every namespace on that
+ *    carrier stops, and its entries are cleared, since act_ct would take our numbers for
+ *    interfaces.
  */
 #include <linux/module.h>
 #include <linux/netlink.h>
 
-#include "ctcache.h"
+#include "ctc.h"
 
 /* A symbol that tells whether a rival is there; both export some since long before 6.1. */
 static struct {
@@ -47,17 +48,17 @@ int ctc_carrier_get(struct net *net, u8 carrier, struct netlink_ext_ack *extack)
 {
 	if (carrier == CTCACHE_CARRIER_LABELS) {
 		if (!ctc_has_labels()) {
-			NL_SET_ERR_MSG_MOD(extack, "this kernel has no connection labels");
+			NL_SET_ERR_MSG(extack, "this kernel has no connection labels");
 			return -EOPNOTSUPP;
 		}
 		return nf_connlabels_get(net, 127);
 	}
 	if (!ctc_has_act_ct()) {
-		NL_SET_ERR_MSG_MOD(extack, "this kernel has no act_ct extension, take carrier labels");
+		NL_SET_ERR_MSG(extack, "this kernel has no act_ct extension, take carrier labels");
 		return -EOPNOTSUPP;
 	}
 	if (ctc_rival_loaded()) {
-		NL_SET_ERR_MSG_MOD(extack, "act_ct or openvswitch is loaded and uses this carrier, take labels");
+		NL_SET_ERR_MSG(extack, "act_ct or openvswitch uses this carrier, take labels");
 		return -EBUSY;
 	}
 	return 0;
@@ -79,11 +80,14 @@ static void ctc_carrier_lost(const char *module)
 		ctc_epoch_stop(cn, CTCACHE_STATE_LOST);
 		synchronize_net();
 		ctc_sweep(cn, CTCACHE_CARRIER_ACT_CT, CTC_ALL_ZONES);
-		pr_warn("%s takes the carrier act_ct: nothing is cached until carrier labels is configured\n", module);
+		pr_warn("%s takes carrier act_ct: nothing is cached until labels is set\n", module);
 	}
 }
 
-/* Process context, without RTNL; COMING is before the module's init, GOING also after an init that failed. */
+/*
+ * Process context, without RTNL; COMING is before the module's init, GOING also after an init that
+ * failed.
+ */
 static int ctc_module_event(struct notifier_block *nb, unsigned long event, void *data)
 {
 	const struct module *module = data;

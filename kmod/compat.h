@@ -14,11 +14,14 @@
 #include <net/netfilter/nf_conntrack_labels.h>
 #include <net/route.h>
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
+#if KERNEL_VERSION(6, 1, 0) > LINUX_VERSION_CODE
 #error "nf_ctcache needs Linux 6.1 or later"
 #endif
 
-/* Debian builds its kernels with all of these; a cache without conntrack's zones or IPv4 has no purpose. */
+/*
+ * Debian builds its kernels with all of these; a cache without conntrack's zones or IPv4 has no
+ * purpose.
+ */
 #if !IS_ENABLED(CONFIG_NF_CONNTRACK_ZONES)
 #error "nf_ctcache needs CONFIG_NF_CONNTRACK_ZONES"
 #endif

@@ -2,16 +2,17 @@
 /*
  * Configurations: whole, immutable, swapped under RCU.
  *
- * A new one takes the place of the old one in one step and starts a new epoch, since decisions hold slots of the old one. The
- * carrier cannot be changed in flight (numbers would stay behind in the old one), so such a change stops the cache, clears
- * the old carrier and starts on the new one. Whatever can fail is done before anything is touched.
+ * A new one takes the place of the old one in one step and starts a new epoch, since decisions
+ * hold slots of the old one. The carrier cannot be changed in flight (numbers would stay behind
+ * in the old one), so such a change stops the cache, clears the old carrier and starts on the new
+ * one. Whatever can fail is done before anything is touched.
  */
 #include <linux/cpumask.h>
 #include <linux/mm.h>
 #include <linux/netlink.h>
 #include <linux/slab.h>
 
-#include "ctcache.h"
+#include "ctc.h"
 
 /* With @nr_zones slots, of which 0 stands for all zones that are not named. */
 struct ctc_config *ctc_config_alloc(u32 nr_zones)
@@ -28,7 +29,8 @@ struct ctc_config *ctc_config_alloc(u32 nr_zones)
 	if (!config->slot_of || !config->zone || !config->counters)
 		goto out_free;
 	for_each_possible_cpu(cpu) {
-		config->counters[cpu] = kvcalloc(nr_zones, sizeof(**config->counters), GFP_KERNEL_ACCOUNT);
+		config->counters[cpu] =
+			kvcalloc(nr_zones, sizeof(**config->counters), GFP_KERNEL_ACCOUNT);
 		if (!config->counters[cpu])
 			goto out_free;
 	}
@@ -98,7 +100,8 @@ static int ctc_config_start(struct ctc_net *cn, struct ctc_config *config, struc
 static void ctc_config_swap(struct ctc_net *cn, struct ctc_config *config, struct ctc_table *table)
 {
 	struct ctc_config *old = ctc_config(cn);
-	struct ctc_table *old_table = rcu_dereference_protected(cn->table, lockdep_is_held(&ctc_mutex));
+	struct ctc_table *old_table =
+		rcu_dereference_protected(cn->table, lockdep_is_held(&ctc_mutex));
 	u32 epoch = READ_ONCE(cn->epoch);
 
 	if (old->carrier == config->carrier && epoch && epoch < CTC_EPOCH_MAX) {
@@ -129,8 +132,8 @@ static bool ctc_config_needs_carrier(struct ctc_net *cn, const struct ctc_config
 }
 
 /*
- * Makes @config the configuration, or fails and leaves everything as it was; takes @config over in any case. Process context
- * under ctc_mutex.
+ * Makes @config the configuration, or fails and leaves everything as it was; takes @config over
+ * in any case. Process context under ctc_mutex.
  */
 int ctc_config_apply(struct ctc_net *cn, struct ctc_config *config, struct netlink_ext_ack *extack)
 {

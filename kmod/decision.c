@@ -2,20 +2,24 @@
 /*
  * Decisions and epochs.
  *
- * The decisions of the present epoch are the slots 1 to used-1 of a table. A slot is written once in an epoch, under the
- * lock, and read without: number first and last, as one reads under a sequence counter. Whoever holds a number of an epoch
- * that is over does not get past the epoch, so slots need not be cleared; their references are given back when the epoch
- * ends, and the memory behind them lives on until readers have left their RCU sections.
+ * The decisions of the present epoch are the slots 1 to used-1 of a table. A slot is written once
+ * in an epoch, under the lock, and read without: number first and last, as one reads under a
+ * sequence counter. Whoever holds a number of an epoch that is over does not get past the epoch,
+ * so slots need not be cleared; their references are given back when the epoch ends, and the
+ * memory behind them lives on until readers have left their RCU sections.
  *
- * Numbers are exact as long as 16 bits do not wrap. Before they do, the epoch becomes 0, nothing hits, and a sweep (sweep.c)
- * clears every number of the namespace.
+ * Numbers are exact as long as 16 bits do not wrap. Before they do, the epoch becomes 0, nothing
+ * hits, and a sweep (sweep.c) clears every number of the namespace.
  */
 #include <linux/jhash.h>
 #include <net/dst.h>
 
-#include "ctcache.h"
+#include "ctc.h"
 
-/* A table that is full is emptied, for the flows that live to learn anew, but not more often than this. */
+/*
+ * A table that is full is emptied, for the flows that live to learn anew, but not more often than
+ * this.
+ */
 #define CTC_FULL_INTERVAL (10 * HZ)
 
 struct ctc_table *ctc_table_alloc(u32 decisions)
@@ -69,8 +73,8 @@ static void ctc_release(struct ctc_net *cn)
 }
 
 /*
- * Ends the epoch and begins @epoch (0: none). The generations are read before and published after it, so that a packet
- * that finds them unchanged is under an epoch that began after that change.
+ * Ends the epoch and begins @epoch (0: none). The generations are read before and published after
+ * it, so that a packet that finds them unchanged is under an epoch that began after that change.
  */
 static void ctc_epoch_set(struct ctc_net *cn, u32 epoch, enum ctcache_cause cause)
 {
@@ -78,8 +82,11 @@ static void ctc_epoch_set(struct ctc_net *cn, u32 epoch, enum ctcache_cause caus
 	u32 genid6 = ctc_generation(cn->net, AF_INET6);
 
 	lockdep_assert_held(&cn->lock);
+	/* Pairs with ctc_epoch(), which reads them in the opposite order. */
 	smp_store_release(&cn->epoch, epoch);
+	/* As above. */
 	smp_store_release(&cn->genid[0], genid4);
+	/* As above. */
 	smp_store_release(&cn->genid[1], genid6);
 	ctc_release(cn);
 	cn->causes[cause]++;
@@ -102,11 +109,13 @@ static void ctc_epoch_wrap(struct ctc_net *cn)
 }
 
 /*
- * Any context but hard interrupts. When it returns, no number of before is valid and no reference of before is held.
+ * Any context but hard interrupts. When it returns, no number of before is valid and no reference
+ * of before is held.
  *
- * Most notifiers run before the change can be seen by a lookup, which would learn the old state under the new epoch. So the
- * event names the families (@quiet) in which nothing is learned until the kernel's generation has moved, which it does right
- * after the change, or the second epoch of the event (CTCACHE_CAUSE_SETTLED) begins.
+ * Most notifiers run before the change can be seen by a lookup, which would learn the old state
+ * under the new epoch. So the event names the families (@quiet) in which nothing is learned until
+ * the kernel's generation has moved, which it does right after the change, or the second epoch of
+ * the event (CTCACHE_CAUSE_SETTLED) begins.
  */
 void ctc_epoch_start(struct ctc_net *cn, enum ctcache_cause cause, u8 quiet)
 {
@@ -121,16 +130,18 @@ void ctc_epoch_start(struct ctc_net *cn, enum ctcache_cause cause, u8 quiet)
 		else if (cause == CTCACHE_CAUSE_SETTLED)
 			cn->quiet = 0;
 		cn->quiet |= quiet;
-		if (cn->epoch < CTC_EPOCH_MAX) {
+		if (cn->epoch < CTC_EPOCH_MAX)
 			ctc_epoch_set(cn, cn->epoch + 1, cause);
-		} else {
+		else
 			ctc_epoch_wrap(cn);
-		}
 	}
 	spin_unlock_bh(&cn->lock);
 }
 
-/* Nothing hits or is learned from now on; synchronize_net() waits for packets that are on their way. */
+/*
+ * Nothing hits or is learned from now on; synchronize_net() waits for packets that are on their
+ * way.
+ */
 void ctc_epoch_stop(struct ctc_net *cn, u8 state)
 {
 	spin_lock_bh(&cn->lock);
@@ -140,10 +151,11 @@ void ctc_epoch_stop(struct ctc_net *cn, u8 state)
 }
 
 /*
- * Makes @table the table and starts @epoch on it, or the next one (0); the caller frees the former table after a grace period.
- * Process context under ctc_mutex.
+ * Makes @table the table and starts @epoch on it, or the next one (0); the caller frees the
+ * former table after a grace period. Process context under ctc_mutex.
  */
-void ctc_epoch_install(struct ctc_net *cn, struct ctc_table *table, u32 epoch, enum ctcache_cause cause)
+void ctc_epoch_install(struct ctc_net *cn, struct ctc_table *table, u32 epoch,
+		       enum ctcache_cause cause)
 {
 	spin_lock_bh(&cn->lock);
 	ctc_release(cn);
@@ -168,8 +180,9 @@ u32 ctc_decisions(struct ctc_net *cn)
 	return READ_ONCE(cn->used) - 1;
 }
 
-static struct ctc_decision *ctc_find(struct ctc_table *table, u32 epoch, u32 hash, const struct ctc_key *key,
-				     const struct dst_entry *dst, const struct fib6_info *f6i)
+static struct ctc_decision *ctc_find(struct ctc_table *table, u32 epoch, u32 hash,
+				     const struct ctc_key *key, const struct dst_entry *dst,
+				     const struct fib6_info *f6i)
 {
 	u32 number = table->bucket[hash & table->bucket_mask];
 
@@ -177,7 +190,8 @@ static struct ctc_decision *ctc_find(struct ctc_table *table, u32 epoch, u32 has
 		struct ctc_decision *d = &table->slot[number & CTC_INDEX_MASK];
 
 		if (d->hash == hash && d->f6i == f6i && !memcmp(&d->key, key, sizeof(*key)) &&
-		    (d->dst == dst || (key->family == AF_INET6 && !f6i && ctc_route_shared(d->dst, dst))))
+		    (d->dst == dst ||
+		     (key->family == AF_INET6 && !f6i && ctc_route_shared(d->dst, dst))))
 			return d;
 		number = d->next;
 	}
@@ -188,14 +202,18 @@ static u32 ctc_hash(const struct ctc_key *key, const struct dst_entry *dst)
 {
 	u32 hash = jhash(key, sizeof(*key), 0);
 
-	/* IPv6 dsts of one next hop are one decision's (ctc_route_shared), so only what they have in common may count. */
+	/*
+	 * IPv6 dsts of one next hop are one decision's (ctc_route_shared), so only what they have
+	 * in common may count.
+	 */
 	if (key->family == AF_INET6)
 		return jhash_1word(dst->dev->ifindex, hash);
 	return jhash_1word(hash_ptr(dst, 32), hash);
 }
 
 /* Takes a reference on both, or nothing. */
-static bool ctc_fill(struct ctc_decision *d, const struct ctc_key *key, struct dst_entry *dst, struct fib6_info *f6i)
+static bool ctc_fill(struct ctc_decision *d, const struct ctc_key *key, struct dst_entry *dst,
+		     struct fib6_info *f6i)
 {
 	if (!dst_hold_safe(dst))
 		return false;
@@ -206,15 +224,15 @@ static bool ctc_fill(struct ctc_decision *d, const struct ctc_key *key, struct d
 	}
 #endif
 	WRITE_ONCE(d->number, 0);
-	smp_wmb();
+	smp_wmb(); /* pairs with ctc_hit(): void before it changes */
 	d->key = *key;
 	d->dst = dst;
 	d->f6i = f6i;
 	return true;
 }
 
-static u32 ctc_insert(struct ctc_net *cn, struct ctc_table *table, u32 hash, const struct ctc_key *key,
-		      struct dst_entry *dst, struct fib6_info *f6i)
+static u32 ctc_insert(struct ctc_net *cn, struct ctc_table *table, u32 hash,
+		      const struct ctc_key *key, struct dst_entry *dst, struct fib6_info *f6i)
 {
 	u32 number = cn->epoch << CTC_EPOCH_SHIFT | cn->used;
 	u32 *bucket = &table->bucket[hash & table->bucket_mask];
@@ -222,7 +240,8 @@ static u32 ctc_insert(struct ctc_net *cn, struct ctc_table *table, u32 hash, con
 
 	if (cn->used == table->size) {
 		ctc_count(cn, CTCACHE_STAT_FULL);
-		if (time_after(jiffies, cn->full_at + CTC_FULL_INTERVAL) && cn->epoch < CTC_EPOCH_MAX) {
+		if (time_after(jiffies, cn->full_at + CTC_FULL_INTERVAL) &&
+		    cn->epoch < CTC_EPOCH_MAX) {
 			cn->full_at = jiffies;
 			ctc_epoch_set(cn, cn->epoch + 1, CTCACHE_CAUSE_FULL);
 		}
@@ -234,7 +253,7 @@ static u32 ctc_insert(struct ctc_net *cn, struct ctc_table *table, u32 hash, con
 	}
 	d->hash = hash;
 	d->next = *bucket;
-	smp_wmb();
+	smp_wmb(); /* pairs with ctc_hit(): whole before it is valid */
 	WRITE_ONCE(d->number, number);
 	WRITE_ONCE(*bucket, number);
 	WRITE_ONCE(cn->used, cn->used + 1);
@@ -242,17 +261,20 @@ static u32 ctc_insert(struct ctc_net *cn, struct ctc_table *table, u32 hash, con
 }
 
 /*
- * The number of the decision for @key and @dst, which is made if there is none; 0 when it cannot be. @dst (and @f6i) must be
- * what a lookup found that began after @epoch was read; in a later epoch nothing is learned from it. Under RCU.
+ * The number of the decision for @key and @dst, which is made if there is none; 0 when it cannot
+ * be. @dst (and @f6i) must be what a lookup found that began after @epoch was read; in a later
+ * epoch nothing is learned from it. Under RCU.
  */
-u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct dst_entry *dst, struct fib6_info *f6i)
+u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct dst_entry *dst,
+	       struct fib6_info *f6i)
 {
 	u32 hash = ctc_hash(key, dst);
 	struct ctc_decision *d;
 	u32 number = 0;
 
 	spin_lock_bh(&cn->lock);
-	if (epoch && cn->epoch == epoch && !(cn->quiet & (key->family == AF_INET ? CTC_QUIET_4 : CTC_QUIET_6))) {
+	if (epoch && cn->epoch == epoch &&
+	    !(cn->quiet & (key->family == AF_INET ? CTC_QUIET_4 : CTC_QUIET_6))) {
 		struct ctc_table *table = ctc_table(cn);
 
 		d = ctc_find(table, epoch, hash, key, dst, f6i);
@@ -264,7 +286,9 @@ u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct 
 	return number;
 }
 
-/* Copies a decision of the present epoch. Under RCU, for which time the copy's pointers are good. */
+/*
+ * Copies a decision of the present epoch. Under RCU, for which time the copy's pointers are good.
+ */
 bool ctc_decision_read(struct ctc_net *cn, u32 number, struct ctc_decision *copy)
 {
 	u32 index = number & CTC_INDEX_MASK;

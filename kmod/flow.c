@@ -2,9 +2,10 @@
 /*
  * Descriptors: what is known of a flow, put together when somebody asks.
  *
- * Conntrack has the tuples, zone, mark, counters and times; the two numbers lead to device and next hop; the configuration has
- * the class. Entries are found as ctnetlink finds them: by tuple, or by walking the hash table bucket by bucket, under the
- * bucket's lock; between two buckets the table may change, and an entry be met twice or not at all.
+ * Conntrack has the tuples, zone, mark, counters and times; the two numbers lead to device and
+ * next hop; the configuration has the class. Entries are found as ctnetlink finds them: by tuple,
+ * or by walking the hash table bucket by bucket, under the bucket's lock; between two buckets the
+ * table may change, and an entry be met twice or not at all.
  */
 #include <net/genetlink.h>
 #include <net/netfilter/nf_conntrack.h>
@@ -13,7 +14,7 @@
 #include <net/netfilter/nf_conntrack_timestamp.h>
 #include <net/netfilter/nf_conntrack_zones.h>
 
-#include "ctcache.h"
+#include "ctc.h"
 
 const struct nla_policy ctc_tuple_policy[CTCACHE_TUPLE_A_MAX + 1] = {
 	[CTCACHE_TUPLE_A_PROTOCOL] = { .type = NLA_U8 },
@@ -24,7 +25,8 @@ const struct nla_policy ctc_tuple_policy[CTCACHE_TUPLE_A_MAX + 1] = {
 	[CTCACHE_TUPLE_A_ZONE] = { .type = NLA_U16 },
 };
 
-static int ctc_put_decision(struct sk_buff *skb, const struct ctc_config *config, const struct ctc_decision *d, int attr)
+static int ctc_put_decision(struct sk_buff *skb, const struct ctc_config *config,
+			    const struct ctc_decision *d, int attr)
 {
 	struct nlattr *nest = nla_nest_start(skb, attr);
 	const void *gateway;
@@ -42,7 +44,8 @@ static int ctc_put_decision(struct sk_buff *skb, const struct ctc_config *config
 	    nla_put_u32(skb, CTCACHE_DECISION_A_MARK, d->key.mark) ||
 	    nla_put_u8(skb, CTCACHE_DECISION_A_DSCP, d->key.dscp >> 2) ||
 	    nla_put_u32(skb, CTCACHE_DECISION_A_OIF, READ_ONCE(d->dst->dev)->ifindex) ||
-	    (gateway && nla_put(skb, CTCACHE_DECISION_A_GATEWAY, d->key.family == AF_INET ? 4 : 16, gateway)) ||
+	    (gateway && nla_put(skb, CTCACHE_DECISION_A_GATEWAY, d->key.family == AF_INET ? 4 : 16,
+				gateway)) ||
 	    nla_put_u32(skb, CTCACHE_DECISION_A_MTU, mtu))
 		return -EMSGSIZE;
 	nla_nest_end(skb, nest);
@@ -65,20 +68,26 @@ static int ctc_put_tuple(struct sk_buff *skb, const struct nf_conntrack_tuple *t
 	return 0;
 }
 
-static int ctc_put_direction(struct sk_buff *skb, struct ctc_net *cn, const struct nf_conn *ct, enum ip_conntrack_dir dir)
+static int ctc_put_direction(struct sk_buff *skb, struct ctc_net *cn, const struct nf_conn *ct,
+			     enum ip_conntrack_dir dir)
 {
-	struct nlattr *nest = nla_nest_start(skb, dir == IP_CT_DIR_ORIGINAL ? CTCACHE_FLOW_A_ORIGINAL : CTCACHE_FLOW_A_REPLY);
+	bool original = dir == IP_CT_DIR_ORIGINAL;
+	struct nlattr *nest =
+		nla_nest_start(skb, original ? CTCACHE_FLOW_A_ORIGINAL : CTCACHE_FLOW_A_REPLY);
 	const struct ctc_config *config = ctc_config(cn);
 	const struct ctc_flow *flow = ctc_flow_find(ct, config->carrier);
 	const struct nf_conn_acct *acct = nf_conn_acct_find(ct);
 	struct ctc_decision d;
 
-	if (!nest || ctc_put_tuple(skb, &ct->tuplehash[dir].tuple, nf_ct_zone_id(nf_ct_zone(ct), dir)))
+	if (!nest ||
+	    ctc_put_tuple(skb, &ct->tuplehash[dir].tuple, nf_ct_zone_id(nf_ct_zone(ct), dir)))
 		return -EMSGSIZE;
-	if (acct && (nla_put_u64_64bit(skb, CTCACHE_DIRECTION_A_PACKETS, atomic64_read(&acct->counter[dir].packets),
-				       CTCACHE_DIRECTION_A_PAD) ||
-		     nla_put_u64_64bit(skb, CTCACHE_DIRECTION_A_BYTES, atomic64_read(&acct->counter[dir].bytes),
-				       CTCACHE_DIRECTION_A_PAD)))
+	if (acct &&
+	    (nla_put_u64_64bit(skb, CTCACHE_DIRECTION_A_PACKETS,
+			       atomic64_read(&acct->counter[dir].packets),
+			       CTCACHE_DIRECTION_A_PAD) ||
+	     nla_put_u64_64bit(skb, CTCACHE_DIRECTION_A_BYTES,
+			       atomic64_read(&acct->counter[dir].bytes), CTCACHE_DIRECTION_A_PAD)))
 		return -EMSGSIZE;
 	if (flow && ctc_decision_read(cn, READ_ONCE(flow->number[dir]), &d) &&
 	    ctc_put_decision(skb, config, &d, CTCACHE_DIRECTION_A_DECISION))
@@ -96,23 +105,26 @@ static int ctc_put_flow(struct sk_buff *skb, struct ctc_net *cn, const struct nf
 	struct nlattr *nest = nla_nest_start(skb, CTCACHE_A_FLOW);
 
 	if (!nest || nla_put_u16(skb, CTCACHE_FLOW_A_ZONE, nf_ct_zone(ct)->id) ||
-	    nla_put_u32(skb, CTCACHE_FLOW_A_CLASS, zone->class) || nla_put_u8(skb, CTCACHE_FLOW_A_FAMILY, nf_ct_l3num(ct)) ||
+	    nla_put_u32(skb, CTCACHE_FLOW_A_CLASS, zone->class) ||
+	    nla_put_u8(skb, CTCACHE_FLOW_A_FAMILY, nf_ct_l3num(ct)) ||
 	    nla_put_u32(skb, CTCACHE_FLOW_A_STATUS, READ_ONCE(ct->status)) ||
 	    nla_put_u32(skb, CTCACHE_FLOW_A_TIMEOUT, nf_ct_expires(ct) / HZ) ||
-	    (tstamp && nla_put_u64_64bit(skb, CTCACHE_FLOW_A_START, tstamp->start, CTCACHE_FLOW_A_PAD)))
+	    (tstamp &&
+	     nla_put_u64_64bit(skb, CTCACHE_FLOW_A_START, tstamp->start, CTCACHE_FLOW_A_PAD)))
 		return -EMSGSIZE;
 #if IS_ENABLED(CONFIG_NF_CONNTRACK_MARK)
 	if (nla_put_u32(skb, CTCACHE_FLOW_A_MARK, READ_ONCE(ct->mark)))
 		return -EMSGSIZE;
 #endif
-	if (ctc_put_direction(skb, cn, ct, IP_CT_DIR_ORIGINAL) || ctc_put_direction(skb, cn, ct, IP_CT_DIR_REPLY))
+	if (ctc_put_direction(skb, cn, ct, IP_CT_DIR_ORIGINAL) ||
+	    ctc_put_direction(skb, cn, ct, IP_CT_DIR_REPLY))
 		return -EMSGSIZE;
 	nla_nest_end(skb, nest);
 	return 0;
 }
 
-static int ctc_parse_tuple(const struct nlattr *attr, struct nf_conntrack_tuple *tuple, struct nf_conntrack_zone *zone,
-			   struct netlink_ext_ack *extack)
+static int ctc_parse_tuple(const struct nlattr *attr, struct nf_conntrack_tuple *tuple,
+			   struct nf_conntrack_zone *zone, struct netlink_ext_ack *extack)
 {
 	struct nlattr *tb[CTCACHE_TUPLE_A_MAX + 1];
 	int length, err;
@@ -120,7 +132,8 @@ static int ctc_parse_tuple(const struct nlattr *attr, struct nf_conntrack_tuple 
 	err = nla_parse_nested(tb, CTCACHE_TUPLE_A_MAX, attr, ctc_tuple_policy, extack);
 	if (err)
 		return err;
-	if (!tb[CTCACHE_TUPLE_A_PROTOCOL] || !tb[CTCACHE_TUPLE_A_SOURCE] || !tb[CTCACHE_TUPLE_A_DESTINATION]) {
+	if (!tb[CTCACHE_TUPLE_A_PROTOCOL] || !tb[CTCACHE_TUPLE_A_SOURCE] ||
+	    !tb[CTCACHE_TUPLE_A_DESTINATION]) {
 		NL_SET_ERR_MSG_ATTR(extack, attr, "a tuple needs protocol, source and destination");
 		return -EINVAL;
 	}
@@ -138,7 +151,9 @@ static int ctc_parse_tuple(const struct nlattr *attr, struct nf_conntrack_tuple 
 		tuple->src.u.all = nla_get_be16(tb[CTCACHE_TUPLE_A_SOURCE_PORT]);
 	if (tb[CTCACHE_TUPLE_A_DESTINATION_PORT])
 		tuple->dst.u.all = nla_get_be16(tb[CTCACHE_TUPLE_A_DESTINATION_PORT]);
-	nf_ct_zone_init(zone, tb[CTCACHE_TUPLE_A_ZONE] ? nla_get_u16(tb[CTCACHE_TUPLE_A_ZONE]) : NF_CT_DEFAULT_ZONE_ID,
+	nf_ct_zone_init(zone,
+			tb[CTCACHE_TUPLE_A_ZONE] ? nla_get_u16(tb[CTCACHE_TUPLE_A_ZONE])
+						 : NF_CT_DEFAULT_ZONE_ID,
 			NF_CT_DEFAULT_ZONE_DIR, 0);
 	return 0;
 }
@@ -196,12 +211,13 @@ out_free:
 }
 
 struct ctc_flow_filter {
-	int zone;	/* or CTC_ALL_ZONES */
-	u8 family;	/* or AF_UNSPEC */
+	int zone;  /* or CTC_ALL_ZONES */
+	u8 family; /* or AF_UNSPEC */
 	bool cached;
 };
 
-static bool ctc_flow_wanted(struct ctc_net *cn, const struct nf_conn *ct, const struct ctc_flow_filter *filter)
+static bool ctc_flow_wanted(struct ctc_net *cn, const struct nf_conn *ct,
+			    const struct ctc_flow_filter *filter)
 {
 	const struct ctc_flow *flow;
 	struct ctc_decision d;
@@ -220,10 +236,11 @@ static bool ctc_flow_wanted(struct ctc_net *cn, const struct nf_conn *ct, const 
 	return false;
 }
 
-static int ctc_flow_dump_one(struct sk_buff *skb, struct netlink_callback *cb, struct ctc_net *cn, const struct nf_conn *ct)
+static int ctc_flow_dump_one(struct sk_buff *skb, struct netlink_callback *cb, struct ctc_net *cn,
+			     const struct nf_conn *ct)
 {
-	void *header = genlmsg_put(skb, NETLINK_CB(cb->skb).portid, cb->nlh->nlmsg_seq, &ctc_genl, NLM_F_MULTI,
-				   CTCACHE_CMD_FLOW_GET);
+	void *header = genlmsg_put(skb, NETLINK_CB(cb->skb).portid, cb->nlh->nlmsg_seq, &ctc_genl,
+				   NLM_F_MULTI, CTCACHE_CMD_FLOW_GET);
 
 	if (!header)
 		return -EMSGSIZE;
@@ -235,9 +252,13 @@ static int ctc_flow_dump_one(struct sk_buff *skb, struct netlink_callback *cb, s
 	return 0;
 }
 
-/* The entries of a bucket from the @skip-th on; @skip is left at the one for which the message has no room. Locked. */
-static int ctc_flow_dump_bucket(struct sk_buff *skb, struct netlink_callback *cb, struct ctc_net *cn,
-				const struct ctc_flow_filter *filter, struct hlist_nulls_head *bucket, long *skip)
+/*
+ * The entries of a bucket from the @skip-th on; @skip is left at the one for which the message has
+ * no room. Locked.
+ */
+static int ctc_flow_dump_bucket(struct sk_buff *skb, struct netlink_callback *cb,
+				struct ctc_net *cn, const struct ctc_flow_filter *filter,
+				struct hlist_nulls_head *bucket, long *skip)
 {
 	struct nf_conntrack_tuple_hash *hash;
 	struct hlist_nulls_node *node;
@@ -249,7 +270,8 @@ static int ctc_flow_dump_bucket(struct sk_buff *skb, struct netlink_callback *cb
 
 		if (NF_CT_DIRECTION(hash) != IP_CT_DIR_ORIGINAL || position++ < *skip)
 			continue;
-		if (net_eq(nf_ct_net(ct), cn->net) && !nf_ct_is_dying(ct) && ctc_flow_wanted(cn, ct, filter))
+		if (net_eq(nf_ct_net(ct), cn->net) && !nf_ct_is_dying(ct) &&
+		    ctc_flow_wanted(cn, ct, filter))
 			err = ctc_flow_dump_one(skb, cb, cn, ct);
 		if (err) {
 			*skip = position - 1;
@@ -266,8 +288,10 @@ int ctc_flow_dump(struct sk_buff *skb, struct netlink_callback *cb)
 	const struct genl_dumpit_info *info = genl_dumpit_info(cb);
 	struct ctc_net *cn = ctc_pernet(sock_net(skb->sk));
 	struct ctc_flow_filter filter = {
-		.zone = info->attrs[CTCACHE_A_ZONE_ID] ? nla_get_u16(info->attrs[CTCACHE_A_ZONE_ID]) : CTC_ALL_ZONES,
-		.family = info->attrs[CTCACHE_A_FAMILY] ? nla_get_u8(info->attrs[CTCACHE_A_FAMILY]) : AF_UNSPEC,
+		.zone = info->attrs[CTCACHE_A_ZONE_ID] ? nla_get_u16(info->attrs[CTCACHE_A_ZONE_ID])
+						       : CTC_ALL_ZONES,
+		.family = info->attrs[CTCACHE_A_FAMILY] ? nla_get_u8(info->attrs[CTCACHE_A_FAMILY])
+							: AF_UNSPEC,
 		.cached = nla_get_flag(info->attrs[CTCACHE_A_CACHED]),
 	};
 	unsigned long bucket = cb->args[0];
@@ -281,8 +305,10 @@ int ctc_flow_dump(struct sk_buff *skb, struct netlink_callback *cb)
 		rcu_read_lock();
 		local_bh_disable();
 		nf_conntrack_lock(lock);
+		__acquire(lock);
 		if (bucket < nf_conntrack_htable_size)
-			full = ctc_flow_dump_bucket(skb, cb, cn, &filter, &nf_conntrack_hash[bucket], &cb->args[1]);
+			full = ctc_flow_dump_bucket(skb, cb, cn, &filter,
+						    &nf_conntrack_hash[bucket], &cb->args[1]);
 		else
 			end = true;
 		spin_unlock(lock);
@@ -307,9 +333,10 @@ int ctc_decision_dump(struct sk_buff *skb, struct netlink_callback *cb)
 
 	mutex_lock(&ctc_mutex);
 	rcu_read_lock();
-	for (; cn->started && ctc_decision_read(cn, epoch << CTC_EPOCH_SHIFT | index, &d); index++) {
-		void *header = genlmsg_put(skb, NETLINK_CB(cb->skb).portid, cb->nlh->nlmsg_seq, &ctc_genl, NLM_F_MULTI,
-					   CTCACHE_CMD_DECISION_GET);
+	for (; cn->started && ctc_decision_read(cn, epoch << CTC_EPOCH_SHIFT | index, &d);
+	     index++) {
+		void *header = genlmsg_put(skb, NETLINK_CB(cb->skb).portid, cb->nlh->nlmsg_seq,
+					   &ctc_genl, NLM_F_MULTI, CTCACHE_CMD_DECISION_GET);
 
 		if (!header)
 			break;

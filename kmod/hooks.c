@@ -2,14 +2,17 @@
 /*
  * Hooks: where packets use decisions, and where flows learn them.
  *
- * PRE_ROUTING, last of all, so that marks and translation are final: a packet of an established flow that has a valid number
- * is given its decision's dst, and the stack looks nothing up (ip_rcv_finish_core(), ip6_rcv_finish_core()). Any doubt is a
- * miss: the packet goes on without a dst, as ever, and is remembered in a stash with the epoch that was read before its lookup.
- * FORWARD and LOCAL_IN, last of all: a packet that is in the stash tells what the stack found, and its flow learns that.
+ * PRE_ROUTING, last of all, so that marks and translation are final: a packet of an established
+ * flow that has a valid number is given its decision's dst, and the stack looks nothing up
+ * (ip_rcv_finish_core(), ip6_rcv_finish_core()). Any doubt is a miss: the packet goes on without
+ * a dst, as ever, and is remembered in a stash with the epoch that was read before its lookup.
+ * FORWARD and LOCAL_IN, last of all: a packet that is in the stash tells what the stack found,
+ * and its flow learns that.
  *
- * The stash belongs to the CPU. PRE_ROUTING and the learning hook run in one go, with bottom halves off, so an entry cannot be
- * taken for another packet's: whatever reaches PRE_ROUTING clears the entry of its address, and packets that come another
- * way (NFQUEUE gives them back in process context) are not looked for. It has several entries because lists of packets
+ * The stash belongs to the CPU. PRE_ROUTING and the learning hook run in one go, with bottom
+ * halves off, so an entry cannot be taken for another packet's: whatever reaches PRE_ROUTING
+ * clears the entry of its address, and packets that come another way (NFQUEUE gives them back in
+ * process context) are not looked for. It has several entries because lists of packets
  * (netif_receive_skb_list()) go through PRE_ROUTING together before the first is looked up.
  */
 #include <linux/netfilter_ipv4.h>
@@ -24,7 +27,7 @@
 #include <net/netfilter/nf_conntrack_zones.h>
 #include <net/xfrm.h>
 
-#include "ctcache.h"
+#include "ctc.h"
 
 #define CTC_DSCP_MASK 0xfc
 
@@ -45,11 +48,13 @@ static struct ctc_counters *ctc_zone_count(const struct ctc_config *config, u32 
 }
 
 /*
- * Whether the packet is of the kind whose lookup depends on its key and its flow alone; makes the key if so. Not: bridged
- * (br_netfilter), decapsulated by IPsec (no rp_filter then), on a VRF's slave (it comes again on the VRF), with a dst or socket
- * already (loopback, tunnel metadata, TPROXY), not for us on the link, with options or extension headers.
+ * Whether the packet is of the kind whose lookup depends on its key and its flow alone; makes the
+ * key if so. Not: bridged (br_netfilter), decapsulated by IPsec (no rp_filter then), on a VRF's
+ * slave (it comes again on the VRF), with a dst or socket already (loopback, tunnel metadata,
+ * TPROXY), not for us on the link, with options or extension headers.
  */
-static bool ctc_fit(const struct sk_buff *skb, const struct nf_conn *ct, u8 family, struct ctc_key *key)
+static bool ctc_fit(const struct sk_buff *skb, const struct nf_conn *ct, u8 family,
+		    struct ctc_key *key)
 {
 	struct net_device *dev = skb->dev;
 
@@ -83,10 +88,12 @@ static bool ctc_fit(const struct sk_buff *skb, const struct nf_conn *ct, u8 fami
 }
 
 /*
- * Whether the addresses are those that the flow's translation gives here: the source of its own tuple, and the source of
- * the opposite one as destination. They are not when a nat table was deleted in mid-flow.
+ * Whether the addresses are those that the flow's translation gives here: the source of its own
+ * tuple, and the source of the opposite one as destination. They are not when a nat table was
+ * deleted in mid-flow.
  */
-static bool ctc_addressed(const struct sk_buff *skb, const struct nf_conn *ct, enum ip_conntrack_dir dir, u8 family)
+static bool ctc_addressed(const struct sk_buff *skb, const struct nf_conn *ct,
+			  enum ip_conntrack_dir dir, u8 family)
 {
 	const union nf_inet_addr *source = &ct->tuplehash[dir].tuple.src.u3;
 	const union nf_inet_addr *destination = &ct->tuplehash[!dir].tuple.src.u3;
@@ -110,8 +117,8 @@ static enum ctcache_miss ctc_key_differs(const struct ctc_key *a, const struct c
 }
 
 /* Sets the dst that @number stands for, or says why not. */
-static enum ctcache_miss ctc_hit(struct ctc_net *cn, struct sk_buff *skb, u32 number, const struct ctc_key *key,
-				 const struct ctc_decision **hit)
+static enum ctcache_miss ctc_hit(struct ctc_net *cn, struct sk_buff *skb, u32 number,
+				 const struct ctc_key *key, const struct ctc_decision **hit)
 {
 	struct ctc_table *table = rcu_dereference(cn->table);
 	u32 index = number & CTC_INDEX_MASK;
@@ -122,7 +129,7 @@ static enum ctcache_miss ctc_hit(struct ctc_net *cn, struct sk_buff *skb, u32 nu
 
 	if (unlikely(index >= table->size || READ_ONCE(d->number) != number))
 		return CTCACHE_MISS_EPOCH;
-	smp_rmb();
+	smp_rmb(); /* pairs with ctc_insert(): the content of this number */
 	miss = ctc_key_differs(&d->key, key);
 	if (unlikely(miss))
 		return miss;
@@ -131,11 +138,11 @@ static enum ctcache_miss ctc_hit(struct ctc_net *cn, struct sk_buff *skb, u32 nu
 		return miss;
 	dst = d->dst;
 	flags = d->key.flags;
-	smp_rmb();
+	smp_rmb(); /* pairs with ctc_fill(): and of no later one */
 	if (unlikely(READ_ONCE(d->number) != number))
 		return CTCACHE_MISS_EPOCH;
 	skb_dst_set_noref(skb, dst);
-	/* So that a list's next packet takes no hint of a choice that was this flow's (ip_extract_route_hint()). */
+	/* No hint of this choice for a list's next packet (ip_extract_route_hint()). */
 	if (unlikely(flags)) {
 		if (key->family == AF_INET)
 			IPCB(skb)->flags |= flags;
@@ -159,11 +166,12 @@ static void ctc_prove(struct ctc_net *cn, struct sk_buff *skb, u32 epoch, const 
 	if (ctc_epoch(cn, key->family) != epoch)
 		return;
 	ctc_count(cn, CTCACHE_STAT_MISMATCHES);
-	pr_warn_once("a cached route differs from a new lookup (input %u, mark %#x)\n", key->iif, key->mark);
+	pr_warn_once("a cached route differs from a new lookup (input %u, mark %#x)\n", key->iif,
+		     key->mark);
 }
 
-static void ctc_missed(struct ctc_net *cn, struct ctc_cpu *cpu, const struct ctc_config *config, u32 slot,
-		       enum ctcache_miss miss)
+static void ctc_missed(struct ctc_net *cn, struct ctc_cpu *cpu, const struct ctc_config *config,
+		       u32 slot, enum ctcache_miss miss)
 {
 	cpu->miss[miss]++;
 	ctc_zone_count(config, slot)->misses++;
@@ -236,7 +244,8 @@ static __always_inline void ctc_pre_routing(struct ctc_net *cn, struct sk_buff *
 	ctc_missed(cn, cpu, config, ctc_slot(config, ct), miss);
 }
 
-static void ctc_learn(struct ctc_net *cn, struct ctc_stash *stash, const struct sk_buff *skb, bool local)
+static void ctc_learn(struct ctc_net *cn, struct ctc_stash *stash, const struct sk_buff *skb,
+		      bool local)
 {
 	const struct ctc_config *config = rcu_dereference(cn->config);
 	struct fib6_info *f6i;
@@ -249,7 +258,7 @@ static void ctc_learn(struct ctc_net *cn, struct ctc_stash *stash, const struct 
 	if (ct != stash->ct)
 		return;
 	stash->key.local = local;
-	/* Early demux gave a packet with a socket that socket's route, which was another packet's. */
+	/* Early demux gave the packet a socket, and that socket's route: another packet's. */
 	if (skb->sk || !ctc_route_learn(cn, skb, &stash->key, &f6i)) {
 		ctc_count(cn, CTCACHE_STAT_REFUSED);
 		return;
@@ -262,54 +271,56 @@ static void ctc_learn(struct ctc_net *cn, struct ctc_stash *stash, const struct 
 	ctc_zone_count(config, stash->key.zone)->learned++;
 }
 
-static unsigned int ctc_pre_routing4(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
+static unsigned int ctc_pre_routing4(void *priv, struct sk_buff *skb,
+				     const struct nf_hook_state *state)
 {
 	if (likely(in_softirq()))
 		ctc_pre_routing(priv, skb, AF_INET);
 	return NF_ACCEPT;
 }
 
-static unsigned int ctc_pre_routing6(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
+static unsigned int ctc_pre_routing6(void *priv, struct sk_buff *skb,
+				     const struct nf_hook_state *state)
 {
 	if (likely(in_softirq()))
 		ctc_pre_routing(priv, skb, AF_INET6);
 	return NF_ACCEPT;
 }
 
-static unsigned int ctc_forward(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
+static unsigned int ctc_learn_at(struct ctc_net *cn, const struct sk_buff *skb, bool local)
 {
-	struct ctc_net *cn = priv;
 	struct ctc_stash *stash;
 
 	if (unlikely(!in_softirq()))
 		return NF_ACCEPT;
 	stash = ctc_stash(this_cpu_ptr(cn->cpu), skb);
 	if (unlikely(stash->skb == skb))
-		ctc_learn(cn, stash, skb, false);
+		ctc_learn(cn, stash, skb, local);
 	return NF_ACCEPT;
+}
+
+static unsigned int ctc_forward(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
+{
+	return ctc_learn_at(priv, skb, false);
 }
 
 static unsigned int ctc_local_in(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
 {
-	struct ctc_net *cn = priv;
-	struct ctc_stash *stash;
-
-	if (unlikely(!in_softirq()))
-		return NF_ACCEPT;
-	stash = ctc_stash(this_cpu_ptr(cn->cpu), skb);
-	if (unlikely(stash->skb == skb))
-		ctc_learn(cn, stash, skb, true);
-	return NF_ACCEPT;
+	return ctc_learn_at(priv, skb, true);
 }
 
+#define CTC_HOOK(family, at, function)                                                             \
+	{                                                                                          \
+		.hook = function, .pf = NFPROTO_##family, .hooknum = NF_INET_##at,                 \
+		.priority = INT_MAX,                                                               \
+	}
+
 static const struct nf_hook_ops ctc_hooks[] = {
-	{ .hook = ctc_pre_routing4, .pf = NFPROTO_IPV4, .hooknum = NF_INET_PRE_ROUTING, .priority = NF_IP_PRI_LAST },
-	{ .hook = ctc_forward, .pf = NFPROTO_IPV4, .hooknum = NF_INET_FORWARD, .priority = NF_IP_PRI_LAST },
-	{ .hook = ctc_local_in, .pf = NFPROTO_IPV4, .hooknum = NF_INET_LOCAL_IN, .priority = NF_IP_PRI_LAST },
+	CTC_HOOK(IPV4, PRE_ROUTING, ctc_pre_routing4), CTC_HOOK(IPV4, FORWARD, ctc_forward),
+	CTC_HOOK(IPV4, LOCAL_IN, ctc_local_in),
 #if CTC_IPV6
-	{ .hook = ctc_pre_routing6, .pf = NFPROTO_IPV6, .hooknum = NF_INET_PRE_ROUTING, .priority = NF_IP6_PRI_LAST },
-	{ .hook = ctc_forward, .pf = NFPROTO_IPV6, .hooknum = NF_INET_FORWARD, .priority = NF_IP6_PRI_LAST },
-	{ .hook = ctc_local_in, .pf = NFPROTO_IPV6, .hooknum = NF_INET_LOCAL_IN, .priority = NF_IP6_PRI_LAST },
+	CTC_HOOK(IPV6, PRE_ROUTING, ctc_pre_routing6), CTC_HOOK(IPV6, FORWARD, ctc_forward),
+	CTC_HOOK(IPV6, LOCAL_IN, ctc_local_in),
 #endif
 };
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * nf_ctcache: caches the lookups of the packet path in conntrack entries. See ctcache.h for the model.
+ * nf_ctcache: caches the lookups of the packet path in conntrack entries. See ctcache.h for the
+ * model.
  *
  * Loading it does nothing to any packet: a namespace starts when it is configured.
  */
 #include <linux/module.h>
 #include <net/genetlink.h>
 
-#include "ctcache.h"
+#include "ctc.h"
 
 static int __init ctc_init(void)
 {
@@ -39,7 +40,9 @@ out_pernet:
 	return err;
 }
 
-/* Messages first, so that nothing starts any more; caches next, as long as they are told of events. */
+/*
+ * Messages first, so that nothing starts any more; caches next, as long as they are told of events.
+ */
 static void __exit ctc_exit(void)
 {
 	struct ctc_net *cn, *next;

@@ -2,13 +2,14 @@
 /*
  * Control over generic netlink: uapi/nf_ctcache.h tells what the messages are.
  *
- * Every command has its own policy, and netlink checks a message against it as a whole before a handler sees it: truncated,
- * oversized and unknown attributes are refused there. Handlers refuse what contradicts itself. All of them run in process
- * context, one at a time (genl_mutex), and take ctc_mutex.
+ * Every command has its own policy, and netlink checks a message against it as a whole before a
+ * handler sees it: truncated, oversized and unknown attributes are refused there. Handlers refuse
+ * what contradicts itself. All of them run in process context, one at a time (genl_mutex), and
+ * take ctc_mutex.
  */
 #include <net/genetlink.h>
 
-#include "ctcache.h"
+#include "ctc.h"
 
 #define CTC_KINDS CTCACHE_KIND_ROUTE
 
@@ -20,7 +21,8 @@ static const struct nla_policy ctc_zone_policy[CTCACHE_ZONE_A_MAX + 1] = {
 
 static const struct nla_policy ctc_config_policy[CTCACHE_A_MAX + 1] = {
 	[CTCACHE_A_CARRIER] = NLA_POLICY_MAX(NLA_U8, CTCACHE_CARRIER_LABELS),
-	[CTCACHE_A_DECISIONS] = NLA_POLICY_RANGE(NLA_U32, CTCACHE_DECISIONS_MIN, CTCACHE_DECISIONS_MAX),
+	[CTCACHE_A_DECISIONS] =
+		NLA_POLICY_RANGE(NLA_U32, CTCACHE_DECISIONS_MIN, CTCACHE_DECISIONS_MAX),
 	[CTCACHE_A_PROOF] = { .type = NLA_U32 },
 	[CTCACHE_A_KINDS] = NLA_POLICY_MASK(NLA_U32, CTC_KINDS),
 	[CTCACHE_A_CLASS] = { .type = NLA_U32 },
@@ -61,7 +63,8 @@ static int ctc_check_once(struct genl_info *info)
 	return 0;
 }
 
-static int ctc_parse_zone(struct ctc_config *config, u32 slot, const struct nlattr *attr, struct netlink_ext_ack *extack)
+static int ctc_parse_zone(struct ctc_config *config, u32 slot, const struct nlattr *attr,
+			  struct netlink_ext_ack *extack)
 {
 	struct nlattr *tb[CTCACHE_ZONE_A_MAX + 1];
 	struct ctc_zone *zone = &config->zone[slot];
@@ -149,7 +152,8 @@ static struct ctc_config *ctc_parse_config(struct genl_info *info)
 }
 
 /* An answer of one message; @fill runs under ctc_mutex. */
-static int ctc_answer(struct genl_info *info, u8 cmd, size_t size, int (*fill)(struct sk_buff *, struct ctc_net *))
+static int ctc_answer(struct genl_info *info, u8 cmd, size_t size,
+		      int (*fill)(struct sk_buff *, struct ctc_net *))
 {
 	struct sk_buff *skb = genlmsg_new(size, GFP_KERNEL);
 	void *header;
@@ -184,14 +188,17 @@ static int ctc_config_set(struct sk_buff *skb, struct genl_info *info)
 	mutex_lock(&ctc_mutex);
 	err = ctc_config_apply(ctc_of(info), config, info->extack);
 	mutex_unlock(&ctc_mutex);
-	return err ?: ctc_answer(info, CTCACHE_CMD_CONFIG_SET, GENLMSG_DEFAULT_SIZE, ctc_fill_generation);
+	return err
+		       ?: ctc_answer(info, CTCACHE_CMD_CONFIG_SET, GENLMSG_DEFAULT_SIZE,
+				     ctc_fill_generation);
 }
 
 static int ctc_put_zone(struct sk_buff *skb, const struct ctc_zone *zone)
 {
 	struct nlattr *nest = nla_nest_start(skb, CTCACHE_A_ZONE);
 
-	if (!nest || nla_put_u16(skb, CTCACHE_ZONE_A_ID, zone->id) || nla_put_u32(skb, CTCACHE_ZONE_A_KINDS, zone->kinds) ||
+	if (!nest || nla_put_u16(skb, CTCACHE_ZONE_A_ID, zone->id) ||
+	    nla_put_u32(skb, CTCACHE_ZONE_A_KINDS, zone->kinds) ||
 	    nla_put_u32(skb, CTCACHE_ZONE_A_CLASS, zone->class))
 		return -EMSGSIZE;
 	nla_nest_end(skb, nest);
@@ -203,7 +210,8 @@ static int ctc_fill_config(struct sk_buff *skb, struct ctc_net *cn)
 	const struct ctc_config *config = ctc_config(cn);
 	u32 slot;
 
-	if (ctc_fill_generation(skb, cn) || nla_put_u8(skb, CTCACHE_A_STATE, READ_ONCE(cn->state)) ||
+	if (ctc_fill_generation(skb, cn) ||
+	    nla_put_u8(skb, CTCACHE_A_STATE, READ_ONCE(cn->state)) ||
 	    nla_put_u8(skb, CTCACHE_A_CARRIER, config ? config->carrier : CTCACHE_CARRIER_NONE))
 		return -EMSGSIZE;
 	if (!config)
@@ -229,7 +237,8 @@ static int ctc_config_get(struct sk_buff *skb, struct genl_info *info)
 	zones = ctc_config(ctc_of(info)) ? ctc_config(ctc_of(info))->nr_zones : 0;
 	mutex_unlock(&ctc_mutex);
 	/* genl_mutex keeps the configuration as it is. */
-	return ctc_answer(info, CTCACHE_CMD_CONFIG_GET, GENLMSG_DEFAULT_SIZE + zones * zone, ctc_fill_config);
+	return ctc_answer(info, CTCACHE_CMD_CONFIG_GET, GENLMSG_DEFAULT_SIZE + zones * zone,
+			  ctc_fill_config);
 }
 
 static int ctc_put_values(struct sk_buff *skb, int attr, const u64 *values, int max)
@@ -248,14 +257,16 @@ static int ctc_put_values(struct sk_buff *skb, int attr, const u64 *values, int 
 
 static int ctc_fill_stats(struct sk_buff *skb, struct ctc_net *cn)
 {
-	u64 stat[CTCACHE_STAT_MAX + 1] = {}, miss[CTCACHE_MISS_MAX + 1] = {}, cause[CTCACHE_CAUSE_MAX + 1];
+	u64 stat[CTCACHE_STAT_MAX + 1] = {}, miss[CTCACHE_MISS_MAX + 1] = {},
+				    cause[CTCACHE_CAUSE_MAX + 1];
 
 	if (cn->started)
 		ctc_totals(cn, stat, miss);
 	spin_lock_bh(&cn->lock);
 	memcpy(cause, cn->causes, sizeof(cause));
 	spin_unlock_bh(&cn->lock);
-	if (ctc_fill_generation(skb, cn) || nla_put_u8(skb, CTCACHE_A_STATE, READ_ONCE(cn->state)) ||
+	if (ctc_fill_generation(skb, cn) ||
+	    nla_put_u8(skb, CTCACHE_A_STATE, READ_ONCE(cn->state)) ||
 	    nla_put_u32(skb, CTCACHE_A_EPOCH, READ_ONCE(cn->epoch)) ||
 	    ctc_put_values(skb, CTCACHE_A_STATS, stat, CTCACHE_STAT_MAX) ||
 	    ctc_put_values(skb, CTCACHE_A_MISSES, miss, CTCACHE_MISS_MAX) ||
@@ -294,8 +305,8 @@ static int ctc_stats_dump(struct sk_buff *skb, struct netlink_callback *cb)
 	config = ctc_config(cn);
 	cb->seq = (u32)cn->generation + 1;
 	for (; config && slot < config->nr_zones; slot++) {
-		void *header = genlmsg_put(skb, NETLINK_CB(cb->skb).portid, cb->nlh->nlmsg_seq, &ctc_genl, NLM_F_MULTI,
-					   CTCACHE_CMD_STATS_GET);
+		void *header = genlmsg_put(skb, NETLINK_CB(cb->skb).portid, cb->nlh->nlmsg_seq,
+					   &ctc_genl, NLM_F_MULTI, CTCACHE_CMD_STATS_GET);
 
 		if (!header)
 			break;
@@ -347,7 +358,8 @@ static int ctc_fault(struct sk_buff *skb, struct genl_info *info)
 	if (info->attrs[CTCACHE_A_FAULT])
 		WRITE_ONCE(cn->fault, nla_get_u32(info->attrs[CTCACHE_A_FAULT]));
 	if (cn->started && info->attrs[CTCACHE_A_EPOCH])
-		ctc_epoch_install(cn, rcu_dereference_protected(cn->table, lockdep_is_held(&ctc_mutex)),
+		ctc_epoch_install(cn,
+				  rcu_dereference_protected(cn->table, lockdep_is_held(&ctc_mutex)),
 				  nla_get_u32(info->attrs[CTCACHE_A_EPOCH]), CTCACHE_CAUSE_CONFIG);
 	mutex_unlock(&ctc_mutex);
 	return 0;
@@ -356,28 +368,56 @@ static int ctc_fault(struct sk_buff *skb, struct genl_info *info)
 
 static const struct genl_ops ctc_ops[] = {
 	{
-		.cmd = CTCACHE_CMD_CONFIG_SET, .flags = GENL_UNS_ADMIN_PERM, .doit = ctc_config_set,
-		.policy = ctc_config_policy, .maxattr = CTCACHE_A_MAX,
-	}, {
-		.cmd = CTCACHE_CMD_CONFIG_GET, .flags = GENL_UNS_ADMIN_PERM, .doit = ctc_config_get,
-		.policy = ctc_none_policy, .maxattr = 0,
-	}, {
-		.cmd = CTCACHE_CMD_STATS_GET, .flags = GENL_UNS_ADMIN_PERM, .doit = ctc_stats_get, .dumpit = ctc_stats_dump,
-		.policy = ctc_none_policy, .maxattr = 0,
-	}, {
-		.cmd = CTCACHE_CMD_FLOW_GET, .flags = GENL_UNS_ADMIN_PERM, .doit = ctc_flow_get, .dumpit = ctc_flow_dump,
-		.policy = ctc_flow_policy, .maxattr = CTCACHE_A_MAX,
-	}, {
-		.cmd = CTCACHE_CMD_DECISION_GET, .flags = GENL_UNS_ADMIN_PERM, .dumpit = ctc_decision_dump,
-		.policy = ctc_none_policy, .maxattr = 0,
-	}, {
-		.cmd = CTCACHE_CMD_FLUSH, .flags = GENL_UNS_ADMIN_PERM, .doit = ctc_flush,
-		.policy = ctc_flush_policy, .maxattr = CTCACHE_A_MAX,
+		.cmd = CTCACHE_CMD_CONFIG_SET,
+		.flags = GENL_UNS_ADMIN_PERM,
+		.doit = ctc_config_set,
+		.policy = ctc_config_policy,
+		.maxattr = CTCACHE_A_MAX,
+	},
+	{
+		.cmd = CTCACHE_CMD_CONFIG_GET,
+		.flags = GENL_UNS_ADMIN_PERM,
+		.doit = ctc_config_get,
+		.policy = ctc_none_policy,
+		.maxattr = 0,
+	},
+	{
+		.cmd = CTCACHE_CMD_STATS_GET,
+		.flags = GENL_UNS_ADMIN_PERM,
+		.doit = ctc_stats_get,
+		.dumpit = ctc_stats_dump,
+		.policy = ctc_none_policy,
+		.maxattr = 0,
+	},
+	{
+		.cmd = CTCACHE_CMD_FLOW_GET,
+		.flags = GENL_UNS_ADMIN_PERM,
+		.doit = ctc_flow_get,
+		.dumpit = ctc_flow_dump,
+		.policy = ctc_flow_policy,
+		.maxattr = CTCACHE_A_MAX,
+	},
+	{
+		.cmd = CTCACHE_CMD_DECISION_GET,
+		.flags = GENL_UNS_ADMIN_PERM,
+		.dumpit = ctc_decision_dump,
+		.policy = ctc_none_policy,
+		.maxattr = 0,
+	},
+	{
+		.cmd = CTCACHE_CMD_FLUSH,
+		.flags = GENL_UNS_ADMIN_PERM,
+		.doit = ctc_flush,
+		.policy = ctc_flush_policy,
+		.maxattr = CTCACHE_A_MAX,
 	},
 #ifdef CTCACHE_TEST
 	{
-		.cmd = CTCACHE_CMD_FAULT, .flags = GENL_UNS_ADMIN_PERM, .doit = ctc_fault,
-		.policy = ctc_fault_policy, .maxattr = CTCACHE_A_MAX,
+		.cmd = CTCACHE_CMD_FAULT,
+		.flags = GENL_UNS_ADMIN_PERM,
+		.doit = ctc_fault,
+		.policy = ctc_fault_policy,
+		.maxattr = CTCACHE_A_MAX,
 	},
 #endif
 };

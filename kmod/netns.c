@@ -2,17 +2,20 @@
 /*
  * The cache of a network namespace: nothing but this struct until a configuration starts it.
  *
- * Starting and stopping are in process context under ctc_mutex. The namespace's exit stops it in pre_exit, before its
- * devices and conntrack go: by then no packet has a decision's dst for longer than a grace period.
+ * Starting and stopping are in process context under ctc_mutex. The namespace's exit stops it in
+ * pre_exit, before its devices and conntrack go: by then no packet has a decision's dst for
+ * longer than a grace period.
  */
 #include <linux/netlink.h>
 #include <linux/slab.h>
 #include <net/net_namespace.h>
 #include <net/netns/generic.h>
 
-#include "ctcache.h"
+#include "ctc.h"
 
 unsigned int ctc_net_id;
+
+/* Guards configuration, starting and stopping of all namespaces, and ctc_nets. */
 DEFINE_MUTEX(ctc_mutex);
 LIST_HEAD(ctc_nets);
 
@@ -22,8 +25,8 @@ struct ctc_net *ctc_pernet(const struct net *net)
 }
 
 /*
- * Brings up everything but the first epoch (ctc_epoch_install()); the configuration is set. Events count from here on: what
- * happens before the first epoch has nothing to invalidate.
+ * Brings up everything but the first epoch (ctc_epoch_install()); the configuration is set.
+ * Events count from here on: what happens before the first epoch has nothing to invalidate.
  */
 int ctc_net_start(struct ctc_net *cn, struct netlink_ext_ack *extack)
 {

@@ -2,14 +2,16 @@
 /*
  * Notifiers: whatever could change any decision starts an epoch.
  *
- * One increment at once, and one more when the change has been published for certain: a work item that takes and drops the
- * RTNL (changes are published under it), then waits for packets that were looked up before (synchronize_net()). Events that
- * come meanwhile share it. Notifiers that run before publication also stop learning until then (ctc_epoch_start()); the
- * comments say where 6.1 publishes:
- *  - fib_trie.c, fib_rules.c, nexthop.c: after the notifier, then rt_cache_flush() or a new fib6 sernum;
+ * One increment at once, and one more when the change has been published for certain: a work item
+ * that takes and drops the RTNL (changes are published under it), then waits for packets that
+ * were looked up before (synchronize_net()). Events that come meanwhile share it. Notifiers that
+ * run before publication also stop learning until then (ctc_epoch_start()); the comments say
+ * where 6.1 publishes:
+ *  - fib_trie.c, fib_rules.c, nexthop.c: after the notifier, then rt_cache_flush() or a new fib6
+ *    sernum;
  *  - ip6_fib.c: fib6_del_route() before it, without a new sernum; fib6_add_rt2node() after it;
- *  - devices and addresses: our notifiers are the last ones of their chains.
- * PMTU exceptions, redirects and sysctls that flush show in the generations (ctc_epoch()) or in the dst.
+ *  - devices and addresses: our notifiers are the last ones of their chains. PMTU exceptions,
+ *    redirects and sysctls that flush show in the generations (ctc_epoch()) or in the dst.
  */
 #include <linux/inetdevice.h>
 #include <linux/netdevice.h>
@@ -19,7 +21,7 @@
 #include <net/netevent.h>
 #include <net/nexthop.h>
 
-#include "ctcache.h"
+#include "ctc.h"
 
 #define CTC_QUIET_BOTH (CTC_QUIET_4 | CTC_QUIET_6)
 
@@ -75,8 +77,12 @@ static int ctc_nexthop_event(struct notifier_block *nb, unsigned long event, voi
 	struct ctc_net *cn = container_of(nb, struct ctc_net, nexthop_nb);
 	const struct nh_notifier_info *info = data;
 
-	/* Every lookup through a resilient group marks a bucket as used (nexthop.c, nh_res_bucket_set_busy()). */
-	if (event == NEXTHOP_EVENT_RES_TABLE_PRE_REPLACE || info->type == NH_NOTIFIER_INFO_TYPE_RES_TABLE)
+	/*
+	 * Every lookup through a resilient group marks a bucket as used (nexthop.c,
+	 * nh_res_bucket_set_busy()).
+	 */
+	if (event == NEXTHOP_EVENT_RES_TABLE_PRE_REPLACE ||
+	    info->type == NH_NOTIFIER_INFO_TYPE_RES_TABLE)
 		WRITE_ONCE(cn->resilient, true);
 	ctc_event(cn, CTCACHE_CAUSE_NEXTHOP, CTC_QUIET_BOTH);
 	return NOTIFY_DONE;
@@ -125,10 +131,14 @@ static int ctc_netevent(struct notifier_block *nb, unsigned long event, void *da
 	return NOTIFY_DONE;
 }
 
-static struct notifier_block ctc_device_nb = { .notifier_call = ctc_device_event, .priority = INT_MIN };
-static struct notifier_block ctc_address4_nb = { .notifier_call = ctc_address4_event, .priority = INT_MIN };
-static struct notifier_block ctc_address6_nb = { .notifier_call = ctc_address6_event, .priority = INT_MIN };
-static struct notifier_block ctc_netevent_nb = { .notifier_call = ctc_netevent, .priority = INT_MIN };
+static struct notifier_block ctc_device_nb = { .notifier_call = ctc_device_event,
+					       .priority = INT_MIN };
+static struct notifier_block ctc_address4_nb = { .notifier_call = ctc_address4_event,
+						 .priority = INT_MIN };
+static struct notifier_block ctc_address6_nb = { .notifier_call = ctc_address6_event,
+						 .priority = INT_MIN };
+static struct notifier_block ctc_netevent_nb = { .notifier_call = ctc_netevent,
+						 .priority = INT_MIN };
 
 /* Of all namespaces; ctc_event() ignores those that are not started. */
 int ctc_notify_init(void)
@@ -155,7 +165,10 @@ void ctc_notify_exit(void)
 	unregister_netdevice_notifier(&ctc_device_nb);
 }
 
-/* Process context. Registering replays what is there already, which is ignored as long as cn->started is not set. */
+/*
+ * Process context. Registering replays what is there already, which is ignored as long as
+ * cn->started is not set.
+ */
 int ctc_notify_start(struct ctc_net *cn, struct netlink_ext_ack *extack)
 {
 	int err;

@@ -2,14 +2,19 @@
 /*
  * Routes: what may be kept of a lookup, and what makes it valid.
  *
- * The slow path's answer depends on the packet's addresses and ports (the flow's tuple), input device, mark and DSCP (the
- * key), and on state of the kernel. Most of that state starts an epoch when it changes (notify.c). What does not is looked
- * at here, on every hit, and read from lines that the packet touches anyway:
- *  - the kernel gives a dst up by its `obsolete` (IPv4 path MTU and redirect, dst_dev_put()) and `expires`;
- *  - it does so only with dsts that it can find again: rt_uncached_list tells when IPv4 lost sight of one
- *    (rt_cache_route() may replace a valid route), and IPv6 routes that came with a lifetime keep their fib6_info;
- *  - fib_validate_source() reads rp_filter and src_valid_mark of the input device, whose change shows nowhere;
- *  - the choice among next hops may depend on more than the flow (compat.h, ctc_multipath4_by_flow()).
+ * The slow path's answer depends on the packet's addresses and ports (the flow's tuple), input
+ * device, mark and DSCP (the key), and on state of the kernel. Most of that state starts an epoch
+ * when it changes (notify.c). What does not is looked at here, on every hit, and read from lines
+ * that the packet touches anyway:
+ *  - the kernel gives a dst up by its `obsolete` (IPv4 path MTU and redirect, dst_dev_put()) and
+ *    `expires`;
+ *  - it does so only with dsts that it can find again: rt_uncached_list tells when IPv4 lost
+ *    sight of one (rt_cache_route() may replace a valid route), and IPv6 routes that came with a
+ *    lifetime keep their fib6_info;
+ *  - fib_validate_source() reads rp_filter and src_valid_mark of the input device, whose change
+ *    shows nowhere;
+ *  - the choice among next hops may depend on more than the flow (compat.h,
+ *    ctc_multipath4_by_flow()).
  */
 #include <linux/inetdevice.h>
 #include <linux/rtnetlink.h>
@@ -20,7 +25,7 @@
 #include <net/ip6_route.h>
 #include <net/lwtunnel.h>
 
-#include "ctcache.h"
+#include "ctc.h"
 
 #define CTC_SYSCTL_SRC_VMARK 0x80
 
@@ -31,14 +36,16 @@ u8 ctc_sysctl4(const struct net_device *dev)
 
 	if (!in_dev)
 		return 0xff;
-	return (IN_DEV_RPFILTER(in_dev) & 0x7f) | (IN_DEV_SRC_VMARK(in_dev) ? CTC_SYSCTL_SRC_VMARK : 0);
+	return (IN_DEV_RPFILTER(in_dev) & 0x7f) |
+	       (IN_DEV_SRC_VMARK(in_dev) ? CTC_SYSCTL_SRC_VMARK : 0);
 }
 
 static bool ctc_dst_current(const struct dst_entry *dst)
 {
 	unsigned long expires = READ_ONCE(dst->expires);
 
-	return READ_ONCE(dst->obsolete) == DST_OBSOLETE_FORCE_CHK && (!expires || time_before(jiffies, expires));
+	return READ_ONCE(dst->obsolete) == DST_OBSOLETE_FORCE_CHK &&
+	       (!expires || time_before(jiffies, expires));
 }
 
 static bool ctc_multipath_by_flow(struct ctc_net *cn, const struct sk_buff *skb, u8 family)
@@ -51,7 +58,8 @@ static bool ctc_multipath_by_flow(struct ctc_net *cn, const struct sk_buff *skb,
 }
 
 /* Whether a new lookup would find @d for a packet that has its key. 0: yes. */
-enum ctcache_miss ctc_route_valid(struct ctc_net *cn, const struct sk_buff *skb, const struct ctc_decision *d)
+enum ctcache_miss ctc_route_valid(struct ctc_net *cn, const struct sk_buff *skb,
+				  const struct ctc_decision *d)
 {
 	const struct dst_entry *dst = d->dst;
 
@@ -64,7 +72,10 @@ enum ctcache_miss ctc_route_valid(struct ctc_net *cn, const struct sk_buff *skb,
 	} else {
 		if (unlikely(d->f6i && fib6_check_expired(d->f6i)))
 			return CTCACHE_MISS_OBSOLETE;
-		/* On a host, reachability of neighbours takes part in the choice (RT6_LOOKUP_F_REACHABLE). */
+		/*
+		 * On a host, reachability of neighbours takes part in the choice
+		 * (RT6_LOOKUP_F_REACHABLE).
+		 */
 		if (unlikely(!READ_ONCE(cn->net->ipv6.devconf_all->forwarding)))
 			return CTCACHE_MISS_SYSCTL;
 #endif
@@ -85,17 +96,22 @@ static bool ctc_learn4(struct ctc_net *cn, const struct sk_buff *skb, struct ctc
 }
 
 #if CTC_IPV6
-static bool ctc_learn6(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key, struct fib6_info **f6i)
+static bool ctc_learn6(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key,
+		       struct fib6_info **f6i)
 {
 	const struct rt6_info *rt = dst_rt6_info(skb_dst(skb));
 	struct fib6_info *from = rcu_dereference(rt->from);
 
 	key->flags = IP6CB(skb)->flags & IP6SKB_MULTIPATH;
-	if (!from || rt->rt6i_flags & (RTF_REJECT | RTF_ANYCAST) || !(rt->rt6i_flags & (RTF_PCPU | RTF_CACHE)) ||
+	if (!from || rt->rt6i_flags & (RTF_REJECT | RTF_ANYCAST) ||
+	    !(rt->rt6i_flags & (RTF_PCPU | RTF_CACHE)) ||
 	    !!(rt->rt6i_flags & RTF_LOCAL) != key->local || READ_ONCE(rt->rt6i_uncached_list) ||
 	    !READ_ONCE(cn->net->ipv6.devconf_all->forwarding))
 		return false;
-	/* Lifetimes are changed without a word by whoever received an advertisement (ndisc.c, addrconf.c). */
+	/*
+	 * Lifetimes are changed without a word by whoever received an advertisement (ndisc.c,
+	 * addrconf.c).
+	 */
 	if (from->fib6_flags & RTF_EXPIRES || from->fib6_protocol == RTPROT_KERNEL ||
 	    from->fib6_protocol == RTPROT_RA)
 		*f6i = from;
@@ -104,10 +120,11 @@ static bool ctc_learn6(struct ctc_net *cn, const struct sk_buff *skb, struct ctc
 #endif
 
 /*
- * Whether the packet's dst, which a lookup for @key has just found, may be kept. Completes the key; *f6i is what the decision
- * must hold besides. Under RCU.
+ * Whether the packet's dst, which a lookup for @key has just found, may be kept. Completes the
+ * key; *f6i is what the decision must hold besides. Under RCU.
  */
-bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key, struct fib6_info **f6i)
+bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key,
+		     struct fib6_info **f6i)
 {
 	const struct dst_entry *dst = skb_dst(skb);
 
@@ -128,17 +145,19 @@ bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_k
 }
 
 /*
- * IPv6 has a dst for every route and CPU, though thousands of routes lead to the same next hop. Whether one may stand for
- * the other: no packet can tell (device, next hop, metrics, flags), and nobody updates the route behind it through the packet.
- * The latter is done by drivers that keep the dst (tunnels, netif_keep_dst()), which report a path MTU to it.
+ * IPv6 has a dst for every route and CPU, though thousands of routes lead to the same next hop.
+ * Whether one may stand for the other: no packet can tell (device, next hop, metrics, flags), and
+ * nobody updates the route behind it through the packet. The latter is done by drivers that keep
+ * the dst (tunnels, netif_keep_dst()), which report a path MTU to it.
  */
 bool ctc_route_shared(const struct dst_entry *a, const struct dst_entry *b)
 {
 #if CTC_IPV6
 	const struct rt6_info *x = dst_rt6_info(a), *y = dst_rt6_info(b);
 
-	return a->dev == b->dev && a->input == b->input && a->output == b->output && a->flags == b->flags &&
-	       a->_metrics == b->_metrics && !((x->rt6i_flags ^ y->rt6i_flags) & ~RTF_PCPU) &&
+	return a->dev == b->dev && a->input == b->input && a->output == b->output &&
+	       a->flags == b->flags && a->_metrics == b->_metrics &&
+	       !((x->rt6i_flags ^ y->rt6i_flags) & ~RTF_PCPU) &&
 	       !(x->rt6i_flags & (RTF_CACHE | RTF_LOCAL)) && x->rt6i_idev == y->rt6i_idev &&
 	       ipv6_addr_equal(&x->rt6i_gateway, &y->rt6i_gateway) &&
 	       a->dev->priv_flags & IFF_XMIT_DST_RELEASE;
@@ -173,9 +192,10 @@ bool ctc_route_same(const struct dst_entry *a, const struct dst_entry *b, u8 fam
 		return true;
 	ctc_route_gateway(a, family, &via_a, &mtu_a);
 	ctc_route_gateway(b, family, &via_b, &mtu_b);
-	return a->dev == b->dev && a->input == b->input && a->output == b->output && a->error == b->error &&
-	       mtu_a == mtu_b && !via_a == !via_b &&
-	       (!via_a || !memcmp(via_a, via_b, family == AF_INET ? sizeof(__be32) : sizeof(struct in6_addr)));
+	return a->dev == b->dev && a->input == b->input && a->output == b->output &&
+	       a->error == b->error && mtu_a == mtu_b && !via_a == !via_b &&
+	       (!via_a || !memcmp(via_a, via_b,
+				  family == AF_INET ? sizeof(__be32) : sizeof(struct in6_addr)));
 }
 
 #if CTC_IPV6
@@ -195,8 +215,9 @@ static bool ctc_lookup6(struct sk_buff *skb)
 	};
 
 	fib6_rules_early_flow_dissect(net, skb, &fl6, &keys);
-	skb_dst_set_noref(skb, ip6_route_input_lookup(net, skb->dev, &fl6, skb,
-						      RT6_LOOKUP_F_HAS_SADDR | RT6_LOOKUP_F_DST_NOREF));
+	skb_dst_set_noref(skb,
+			  ip6_route_input_lookup(net, skb->dev, &fl6, skb,
+						 RT6_LOOKUP_F_HAS_SADDR | RT6_LOOKUP_F_DST_NOREF));
 	return true;
 }
 #endif

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Statistics: every CPU counts for itself, readers add up. The packet path never waits for a reader; a sum is of one moment
- * only as far as counters stand still. 64-bit counters are read whole on the 64-bit machines that this module is built for.
+ * Statistics: every CPU counts for itself, readers add up. The packet path never waits for a
+ * reader; a sum is of one moment only as far as counters stand still. 64-bit counters are read
+ * whole on the 64-bit machines that this module is built for.
  */
 #include <linux/cpumask.h>
 
-#include "ctcache.h"
+#include "ctc.h"
 
 void ctc_zone_counters(const struct ctc_config *config, u32 slot, struct ctc_counters *sum)
 {
@@ -21,7 +22,10 @@ void ctc_zone_counters(const struct ctc_config *config, u32 slot, struct ctc_cou
 	}
 }
 
-/* @stat and @miss have CTCACHE_STAT_MAX + 1 and CTCACHE_MISS_MAX + 1 members. Process context under ctc_mutex, started. */
+/*
+ * @stat and @miss have CTCACHE_STAT_MAX + 1 and CTCACHE_MISS_MAX + 1 members. Process context under
+ * ctc_mutex, started.
+ */
 void ctc_totals(struct ctc_net *cn, u64 *stat, u64 *miss)
 {
 	const struct ctc_config *config = ctc_config(cn);

@@ -2,15 +2,17 @@
 /*
  * The sweep: clears the numbers in a namespace's conntrack entries.
  *
- * It is needed where numbers could be taken for something else: before the first epoch (a former life of the module may
- * have left some), when the 16 bits of the epochs are used up, when the carrier goes to somebody else, and to flush one zone.
- * Nothing is learned meanwhile (the epoch is 0), except in the last case, where a flow that learns behind the sweep's back
- * has just been looked up. Entries that are not in the table are unconfirmed, and have no number, or dying, and never hit.
+ * It is needed where numbers could be taken for something else: before the first epoch (a former
+ * life of the module may have left some), when the 16 bits of the epochs are used up, when the
+ * carrier goes to somebody else, and to flush one zone. Nothing is learned meanwhile (the epoch
+ * is 0), except in the last case, where a flow that learns behind the sweep's back has just been
+ * looked up. Entries that are not in the table are unconfirmed, and have no number, or dying, and
+ * never hit.
  */
 #include <net/netfilter/nf_conntrack_core.h>
 #include <net/netfilter/nf_conntrack_zones.h>
 
-#include "ctcache.h"
+#include "ctc.h"
 
 struct ctc_sweep_filter {
 	u8 carrier;

@@ -2,9 +2,10 @@
 /*
  * Control of nf_ctcache over generic netlink, family "nf_ctcache", version 1.
  *
- * Every network namespace has a cache and a configuration of its own; a message acts on that of the socket's namespace.
- * All commands need CAP_NET_ADMIN there. Integers are in host byte order, addresses and ports in network byte order.
- * Attributes that a command does not know are refused, not ignored.
+ * Every network namespace has a cache and a configuration of its own; a message acts on that of
+ * the socket's namespace. All commands need CAP_NET_ADMIN there. Integers are in host byte order,
+ * addresses and ports in network byte order. Attributes that a command does not know are refused,
+ * not ignored.
  */
 #ifndef _UAPI_NF_CTCACHE_H
 #define _UAPI_NF_CTCACHE_H
@@ -14,17 +15,19 @@
 
 /**
  * enum ctcache_cmd - commands
- * @CTCACHE_CMD_CONFIG_SET: replaces the whole configuration, or nothing. Takes CTCACHE_A_CARRIER, CTCACHE_A_DECISIONS,
- *	CTCACHE_A_PROOF, CTCACHE_A_KINDS, CTCACHE_A_CLASS and any number of CTCACHE_A_ZONE; what is absent has its default.
- *	Answers with CTCACHE_A_GENERATION. CTCACHE_CARRIER_NONE switches the cache off.
- * @CTCACHE_CMD_CONFIG_GET: the configuration in force, CTCACHE_A_GENERATION and CTCACHE_A_STATE.
- * @CTCACHE_CMD_STATS_GET: a request answers with totals, a dump with one message for every configured zone, and one
- *	without CTCACHE_A_ZONE_ID for all others.
- * @CTCACHE_CMD_FLOW_GET: the descriptor of one flow, named by CTCACHE_A_TUPLE; a dump takes CTCACHE_A_ZONE_ID,
- *	CTCACHE_A_FAMILY and CTCACHE_A_CACHED as filters.
+ * @CTCACHE_CMD_CONFIG_SET: replaces the whole configuration, or nothing. Takes CTCACHE_A_CARRIER,
+ *	which is needed, CTCACHE_A_DECISIONS, CTCACHE_A_PROOF, CTCACHE_A_KINDS, CTCACHE_A_CLASS and
+ *	any number of CTCACHE_A_ZONE; what is absent has its default. Answers with
+ *	CTCACHE_A_GENERATION. CTCACHE_CARRIER_NONE switches the cache off.
+ * @CTCACHE_CMD_CONFIG_GET: the configuration in force, CTCACHE_A_GENERATION, CTCACHE_A_STATE.
+ * @CTCACHE_CMD_STATS_GET: a request answers with totals, a dump with one message for every
+ *	configured zone, and one without CTCACHE_A_ZONE_ID for all others.
+ * @CTCACHE_CMD_FLOW_GET: the descriptor of one flow, named by CTCACHE_A_TUPLE; a dump takes
+ *	CTCACHE_A_ZONE_ID, CTCACHE_A_FAMILY and CTCACHE_A_CACHED as filters.
  * @CTCACHE_CMD_DECISION_GET: dump of the decisions of the present epoch.
- * @CTCACHE_CMD_FLUSH: forgets everything, or with CTCACHE_A_ZONE_ID what the flows of one zone have learned.
- * @CTCACHE_CMD_FAULT: in test builds only: CTCACHE_A_FAULT.
+ * @CTCACHE_CMD_FLUSH: forgets everything, or with CTCACHE_A_ZONE_ID what the flows of one zone have
+ *	learned.
+ * @CTCACHE_CMD_FAULT: in test builds only: CTCACHE_A_FAULT, CTCACHE_A_EPOCH.
  */
 enum ctcache_cmd {
 	CTCACHE_CMD_UNSPEC,
@@ -37,13 +40,16 @@ enum ctcache_cmd {
 	CTCACHE_CMD_FAULT,
 	__CTCACHE_CMD_MAX,
 };
+
 #define CTCACHE_CMD_MAX (__CTCACHE_CMD_MAX - 1)
 
 /* Where a flow's eight bytes lie. */
 enum ctcache_carrier {
 	CTCACHE_CARRIER_NONE,	/* nowhere: the cache is off */
-	CTCACHE_CARRIER_ACT_CT,	/* the conntrack extension of tc's act_ct, which must not be loaded */
-	CTCACHE_CARRIER_LABELS,	/* bits 64 to 127 of the connection labels, which nobody else may use */
+	/* the conntrack extension of tc's act_ct, which must not be loaded */
+	CTCACHE_CARRIER_ACT_CT,
+	/* bits 64 to 127 of the connection labels, which nobody else may use */
+	CTCACHE_CARRIER_LABELS,
 };
 
 enum ctcache_state {
@@ -67,7 +73,8 @@ enum ctcache_attr {
 	CTCACHE_A_STATE,	/* u8: enum ctcache_state */
 	CTCACHE_A_CARRIER,	/* u8: enum ctcache_carrier */
 	CTCACHE_A_DECISIONS,	/* u32 */
-	CTCACHE_A_PROOF,	/* u32: one hit in so many is looked up the slow way as well; 0: none */
+	/* u32: one hit in so many is looked up the slow way as well; 0: none */
+	CTCACHE_A_PROOF,
 	CTCACHE_A_KINDS,	/* u32: CTCACHE_KIND_*, for flows of zones that are not named */
 	CTCACHE_A_CLASS,	/* u32: class of such flows */
 	CTCACHE_A_ZONE,		/* nested enum ctcache_zone_attr; any number of them */
@@ -84,6 +91,7 @@ enum ctcache_attr {
 	CTCACHE_A_EPOCH,	/* u32: the present epoch; with CTCACHE_CMD_FAULT: start here */
 	__CTCACHE_A_MAX,
 };
+
 #define CTCACHE_A_MAX (__CTCACHE_A_MAX - 1)
 
 enum ctcache_zone_attr {
@@ -93,6 +101,7 @@ enum ctcache_zone_attr {
 	CTCACHE_ZONE_A_CLASS,	/* u32 */
 	__CTCACHE_ZONE_A_MAX,
 };
+
 #define CTCACHE_ZONE_A_MAX (__CTCACHE_ZONE_A_MAX - 1)
 
 /* One direction of a flow, as its first packet showed it. */
@@ -106,6 +115,7 @@ enum ctcache_tuple_attr {
 	CTCACHE_TUPLE_A_ZONE,		/* u16: the flow's zone, as seen from this direction */
 	__CTCACHE_TUPLE_A_MAX,
 };
+
 #define CTCACHE_TUPLE_A_MAX (__CTCACHE_TUPLE_A_MAX - 1)
 
 /* A flow's descriptor: assembled when asked for, never stored. */
@@ -118,11 +128,13 @@ enum ctcache_flow_attr {
 	CTCACHE_FLOW_A_MARK,		/* u32: the connection's mark */
 	CTCACHE_FLOW_A_STATUS,		/* u32: IPS_* of linux/netfilter/nf_conntrack_common.h */
 	CTCACHE_FLOW_A_TIMEOUT,		/* u32: seconds */
-	CTCACHE_FLOW_A_START,		/* u64: ns since the epoch of Unix; with nf_conntrack_timestamp */
+	/* u64: ns since the epoch of Unix; with nf_conntrack_timestamp */
+	CTCACHE_FLOW_A_START,
 	CTCACHE_FLOW_A_ORIGINAL,	/* nested enum ctcache_direction_attr */
 	CTCACHE_FLOW_A_REPLY,
 	__CTCACHE_FLOW_A_MAX,
 };
+
 #define CTCACHE_FLOW_A_MAX (__CTCACHE_FLOW_A_MAX - 1)
 
 enum ctcache_direction_attr {
@@ -131,9 +143,11 @@ enum ctcache_direction_attr {
 	CTCACHE_DIRECTION_A_TUPLE,	/* nested enum ctcache_tuple_attr */
 	CTCACHE_DIRECTION_A_PACKETS,	/* u64; with nf_conntrack_acct */
 	CTCACHE_DIRECTION_A_BYTES,	/* u64 */
-	CTCACHE_DIRECTION_A_DECISION,	/* nested enum ctcache_decision_attr; absent: nothing learned */
+	/* nested enum ctcache_decision_attr; absent: nothing learned */
+	CTCACHE_DIRECTION_A_DECISION,
 	__CTCACHE_DIRECTION_A_MAX,
 };
+
 #define CTCACHE_DIRECTION_A_MAX (__CTCACHE_DIRECTION_A_MAX - 1)
 
 enum ctcache_decision_attr {
@@ -141,7 +155,8 @@ enum ctcache_decision_attr {
 	CTCACHE_DECISION_A_NUMBER,	/* u32: epoch in the upper half, index in the lower */
 	CTCACHE_DECISION_A_FAMILY,	/* u8 */
 	CTCACHE_DECISION_A_LOCAL,	/* flag: delivered here */
-	CTCACHE_DECISION_A_ZONE,	/* u16; absent: of a zone that is not named in the configuration */
+	/* u16; absent: of a zone that is not named in the configuration */
+	CTCACHE_DECISION_A_ZONE,
 	CTCACHE_DECISION_A_IIF,		/* u32: ifindex */
 	CTCACHE_DECISION_A_MARK,	/* u32 */
 	CTCACHE_DECISION_A_DSCP,	/* u8 */
@@ -150,6 +165,7 @@ enum ctcache_decision_attr {
 	CTCACHE_DECISION_A_MTU,		/* u32 */
 	__CTCACHE_DECISION_A_MAX,
 };
+
 #define CTCACHE_DECISION_A_MAX (__CTCACHE_DECISION_A_MAX - 1)
 
 /* Totals (CTCACHE_A_STATS); of a zone only the first three. Attribute 0 is padding. */
@@ -169,6 +185,7 @@ enum ctcache_stat {
 	CTCACHE_STAT_MISMATCHES,	/* and came out otherwise: a bug, please report it */
 	__CTCACHE_STAT_MAX,
 };
+
 #define CTCACHE_STAT_MAX (__CTCACHE_STAT_MAX - 1)
 
 /* Why a packet of an established flow was looked up (CTCACHE_A_MISSES). */
@@ -176,16 +193,20 @@ enum ctcache_miss {
 	CTCACHE_MISS_PAD,
 	CTCACHE_MISS_NONE,		/* its direction has learned nothing yet */
 	CTCACHE_MISS_EPOCH,		/* what it learned is of an epoch that is over */
-	CTCACHE_MISS_UNFIT,		/* options, bridged, decapsulated, not to us, no room in the entry ... */
+	/* options, bridged, decapsulated, not to us, no room in the entry ... */
+	CTCACHE_MISS_UNFIT,
 	CTCACHE_MISS_ADDRESS,		/* addresses other than the flow's translation gives */
 	CTCACHE_MISS_INPUT,		/* another input device */
 	CTCACHE_MISS_MARK,
 	CTCACHE_MISS_DSCP,
-	CTCACHE_MISS_SYSCTL,		/* rp_filter or src_valid_mark of the input device changed */
-	CTCACHE_MISS_OBSOLETE,		/* the kernel gave the route up: path MTU, redirect, expiry */
+	/* rp_filter or src_valid_mark of the input device changed */
+	CTCACHE_MISS_SYSCTL,
+	/* the kernel gave the route up: path MTU, redirect, expiry */
+	CTCACHE_MISS_OBSOLETE,
 	CTCACHE_MISS_MULTIPATH,		/* a choice that depends on more than the flow */
 	__CTCACHE_MISS_MAX,
 };
+
 #define CTCACHE_MISS_MAX (__CTCACHE_MISS_MAX - 1)
 
 /* Why an epoch began (CTCACHE_A_EPOCHS). */
@@ -202,14 +223,17 @@ enum ctcache_cause {
 	CTCACHE_CAUSE_SYSCTL,		/* hash policy, linkdown */
 	CTCACHE_CAUSE_GENERATION4,	/* an IPv4 change that nothing else told of */
 	CTCACHE_CAUSE_GENERATION6,
-	CTCACHE_CAUSE_SETTLED,		/* the second one of an event: it has been published for certain */
+	/* the second one of an event: it has been published for certain */
+	CTCACHE_CAUSE_SETTLED,
 	CTCACHE_CAUSE_FULL,
 	CTCACHE_CAUSE_CARRIER,
 	CTCACHE_CAUSE_WRAP,
 	__CTCACHE_CAUSE_MAX,
 };
+
 #define CTCACHE_CAUSE_MAX (__CTCACHE_CAUSE_MAX - 1)
 
-#define CTCACHE_FAULT_DEAF	0x1	/* events start no epoch and generations are not looked at */
+	/* events start no epoch and generations are not looked at */
+#define CTCACHE_FAULT_DEAF	0x1
 
 #endif

@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * nf_ctcache: what the parts share.
+ * What the parts of the module share.
  *
- * A *flow* is a direction of a conntrack entry and holds a 32-bit *number* (carrier.c): the index of a *decision*
- * (decision.c) and the *epoch* of its network namespace in which it was learned. A decision is what the slow path found
- * (route.c) for an input device, mark, DSCP and zone; flows share it, and it alone holds references. Whatever could change
- * any decision starts a new epoch (notify.c), which voids every number at once and gives the references back. Hooks
- * (hooks.c) use and learn decisions; a namespace (netns.c) owns all of this and is set up by its configuration (config.c,
- * netlink.c), and costs nothing before.
+ * A *flow* is a direction of a conntrack entry and holds a 32-bit *number* (carrier.c): the index
+ * of a *decision* (decision.c) and the *epoch* of its network namespace in which it was learned.
+ * A decision is what the slow path found (route.c) for an input device, mark, DSCP and zone;
+ * flows share it, and it alone holds references. Whatever could change any decision starts a new
+ * epoch (notify.c), which voids every number at once and gives the references back. Hooks
+ * (hooks.c) use and learn decisions; a namespace (netns.c) owns all of this and is set up by its
+ * configuration (config.c, netlink.c), and costs nothing before.
  *
- * References: a decision owns one on its dst, and one on its fib6_info if it names one. Packets borrow the dst (noref):
- * they live in the RCU section in which they were given it.
- * Contexts: hooks run in softirq or with bottom halves off, under RCU; epochs may start anywhere but in hard interrupts; all
- * else is process context.
+ * References: a decision owns one on its dst, and one on its fib6_info if it names one. Packets
+ * borrow the dst (noref): they live in the RCU section in which they were given it. Contexts:
+ * hooks run in softirq or with bottom halves off, under RCU; epochs may start anywhere but in
+ * hard interrupts; all else is process context.
  */
-#ifndef _CTCACHE_H
-#define _CTCACHE_H
+#ifndef _CTC_H
+#define _CTC_H
 
 #include <linux/hash.h>
 #include <linux/mutex.h>
@@ -29,7 +30,7 @@
 #include "compat.h"
 #include "uapi/nf_ctcache.h"
 
-#define CTC_EPOCH_SHIFT	16
+#define CTC_EPOCH_SHIFT 16
 #define CTC_EPOCH_MAX	0xffff
 #define CTC_INDEX_MASK	0xffff
 
@@ -39,33 +40,37 @@ struct ctc_flow {
 };
 
 /*
- * What of a packet, besides its flow's tuple, leads to a decision. Padding is zero: keys are compared as bytes.
+ * What of a packet, besides its flow's tuple, leads to a decision. Padding is zero: keys are
+ * compared as bytes.
  */
 struct ctc_key {
 	u32 mark;
 	u32 iif;
-	u16 zone;	/* slot in the configuration */
+	u16 zone; /* slot in the configuration */
 	u8 dscp;
-	u8 sysctl;	/* IPv4: what the slow path reads of the input device (ctc_sysctl4) */
+	u8 sysctl; /* IPv4: what the slow path reads of the input device (ctc_sysctl4) */
 	u8 family;
 	u8 local;
-	u16 flags;	/* of the control block, set by the lookup: IPSKB_MULTIPATH, IP6SKB_MULTIPATH */
+	u16 flags; /* of the control block, set by the lookup: IPSKB_MULTIPATH, IP6SKB_MULTIPATH */
 };
 
-/* One cache line. Written under ctc_net.lock; a reader trusts what it read if the number is the same before and after. */
+/*
+ * One cache line. Written under ctc_net.lock; a reader trusts what it read if the number is the
+ * same before and after.
+ */
 struct ctc_decision {
 	u32 number;
 	struct ctc_key key;
 	struct dst_entry *dst;
-	struct fib6_info *f6i;	/* only of routes that expire: router advertisements and prefixes */
+	struct fib6_info *f6i; /* only of routes that expire: router advertisements and prefixes */
 	u32 hash;
-	u32 next;		/* number of the next one in the bucket */
+	u32 next; /* number of the next one in the bucket */
 } ____cacheline_aligned;
 
 struct ctc_table {
-	u32 size;		/* slots, of which 0 is never used */
+	u32 size; /* slots, of which 0 is never used */
 	u32 bucket_mask;
-	u32 *bucket;		/* numbers; one of another epoch means empty */
+	u32 *bucket; /* numbers; one of another epoch means empty */
 	struct ctc_decision slot[];
 };
 
@@ -75,7 +80,10 @@ struct ctc_counters {
 	u64 learned;
 };
 
-/* config.c: never changes while it can be seen; replaced as a whole. Slot 0 is for zones that are not named. */
+/*
+ * config.c: never changes while it can be seen; replaced as a whole. Slot 0 is for zones that are
+ * not named.
+ */
 struct ctc_zone {
 	u16 id;
 	u32 kinds;
@@ -87,9 +95,9 @@ struct ctc_config {
 	u64 generation;
 	u32 proof;
 	u32 decisions;
-	u32 nr_zones;		/* slots */
+	u32 nr_zones; /* slots */
 	u8 carrier;
-	u16 *slot_of;		/* by zone id */
+	u16 *slot_of; /* by zone id */
 	struct ctc_zone *zone;
 	struct ctc_counters **counters; /* by CPU, then by slot */
 };
@@ -102,7 +110,7 @@ struct ctc_stash {
 	struct ctc_key key;
 };
 
-#define CTC_STASH_BITS	6
+#define CTC_STASH_BITS 6
 
 struct ctc_cpu {
 	struct ctc_stash stash[1 << CTC_STASH_BITS];
@@ -114,25 +122,25 @@ struct ctc_cpu {
 /* The cache of a network namespace. */
 struct ctc_net {
 	/* What every packet reads. */
-	u32 epoch;		/* 0: nothing can hit or be learned */
-	u32 genid[2];		/* the kernel's generations that the epoch stands for: IPv4, IPv6 */
+	u32 epoch;    /* 0: nothing can hit or be learned */
+	u32 genid[2]; /* the kernel's generations that the epoch stands for: IPv4, IPv6 */
 	u32 fault;
 	struct ctc_table __rcu *table;
 	struct ctc_config __rcu *config;
 	struct ctc_cpu __percpu *cpu;
 	struct net *net;
-	bool resilient;		/* a resilient next hop group was seen: it counts on every packet being looked up */
+	bool resilient; /* a resilient next hop group was seen, which counts on being looked up */
 
 	spinlock_t lock ____cacheline_aligned; /* epoch, generations, table content */
-	u32 used;		/* slots of this epoch, the first one included */
-	u8 quiet;		/* CTC_QUIET_*: families whose change is announced but not published yet */
-	unsigned long full_at;	/* jiffies when the table was last emptied because it was full */
+	u32 used;			       /* slots of this epoch, the first one included */
+	u8 quiet; /* CTC_QUIET_*: families whose change is announced but not published yet */
+	unsigned long full_at; /* jiffies when the table was last emptied because it was full */
 	u64 causes[CTCACHE_CAUSE_MAX + 1];
 	u64 sweeps;
-	u8 state;		/* enum ctcache_state */
+	u8 state; /* enum ctcache_state */
 
 	/* Under ctc_mutex: configuration, start and stop. */
-	struct list_head list;	/* in ctc_nets while started */
+	struct list_head list; /* in ctc_nets while started */
 	u64 generation;
 	bool started;
 	struct nf_hook_ops *hooks;
@@ -181,39 +189,51 @@ static inline bool ctc_flow_add(struct nf_conn *ct, u8 carrier)
 }
 
 /* decision.c */
-#define CTC_QUIET_4	0x1
-#define CTC_QUIET_6	0x2
+#define CTC_QUIET_4 0x1
+#define CTC_QUIET_6 0x2
 struct ctc_table *ctc_table_alloc(u32 decisions);
 void ctc_table_free(struct ctc_table *table);
-u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct dst_entry *dst, struct fib6_info *f6i);
+u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct dst_entry *dst,
+	       struct fib6_info *f6i);
 void ctc_epoch_start(struct ctc_net *cn, enum ctcache_cause cause, u8 quiet);
 void ctc_epoch_stop(struct ctc_net *cn, u8 state);
-void ctc_epoch_install(struct ctc_net *cn, struct ctc_table *table, u32 epoch, enum ctcache_cause cause);
+void ctc_epoch_install(struct ctc_net *cn, struct ctc_table *table, u32 epoch,
+		       enum ctcache_cause cause);
 u32 ctc_decisions(struct ctc_net *cn);
 bool ctc_decision_read(struct ctc_net *cn, u32 number, struct ctc_decision *copy);
 
-/* The generation of the kernel's own caches: moves with most changes, after they have been published. */
+/*
+ * The generation of the kernel's own caches: moves with most changes, after they have been
+ * published.
+ */
 static inline u32 ctc_generation(const struct net *net, u8 family)
 {
 	return family == AF_INET ? (u32)rt_genid_ipv4(net) : (u32)rt_genid_ipv6(net);
 }
 
 /*
- * The epoch under which a packet may be looked up now. The generation is read first: whoever sees the new one of an
- * epoch also sees that epoch.
+ * The epoch under which a packet may be looked up now. The generation is read first: whoever sees
+ * the new one of an epoch also sees that epoch.
  */
 static inline u32 ctc_epoch(struct ctc_net *cn, u8 family)
 {
+	/* Both pair with ctc_epoch_set(). */
 	u32 known = smp_load_acquire(&cn->genid[family != AF_INET]);
 
 	if (unlikely(known != ctc_generation(cn->net, family)))
-		ctc_epoch_start(cn, family == AF_INET ? CTCACHE_CAUSE_GENERATION4 : CTCACHE_CAUSE_GENERATION6, 0);
+		ctc_epoch_start(cn,
+				family == AF_INET ? CTCACHE_CAUSE_GENERATION4
+						  : CTCACHE_CAUSE_GENERATION6,
+				0);
+	/* As above. */
 	return smp_load_acquire(&cn->epoch);
 }
 
 /* route.c */
-enum ctcache_miss ctc_route_valid(struct ctc_net *cn, const struct sk_buff *skb, const struct ctc_decision *d);
-bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key, struct fib6_info **f6i);
+enum ctcache_miss ctc_route_valid(struct ctc_net *cn, const struct sk_buff *skb,
+				  const struct ctc_decision *d);
+bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key,
+		     struct fib6_info **f6i);
 bool ctc_route_same(const struct dst_entry *a, const struct dst_entry *b, u8 family);
 bool ctc_route_shared(const struct dst_entry *a, const struct dst_entry *b);
 bool ctc_route_lookup(struct sk_buff *skb, const struct ctc_key *key);
