@@ -145,6 +145,7 @@ struct ctc_net {
 	bool started;
 	struct nf_hook_ops *hooks;
 	struct notifier_block fib_nb, nexthop_nb;
+	struct socket *netconf;
 	struct work_struct settle, sweep;
 };
 
@@ -237,6 +238,7 @@ bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_k
 bool ctc_route_same(const struct dst_entry *a, const struct dst_entry *b, u8 family);
 bool ctc_route_shared(const struct dst_entry *a, const struct dst_entry *b);
 bool ctc_route_lookup(struct sk_buff *skb, const struct ctc_key *key);
+u32 ctc_route_hash(const struct dst_entry *dst, u8 family);
 u8 ctc_sysctl4(const struct net_device *dev);
 void ctc_route_gateway(const struct dst_entry *dst, u8 family, const void **gateway, u32 *mtu);
 
@@ -249,6 +251,12 @@ int ctc_notify_init(void);
 void ctc_notify_exit(void);
 int ctc_notify_start(struct ctc_net *cn, struct netlink_ext_ack *extack);
 void ctc_notify_stop(struct ctc_net *cn);
+
+void ctc_event(struct ctc_net *cn, enum ctcache_cause cause, u8 quiet);
+
+/* netconf.c */
+int ctc_netconf_start(struct ctc_net *cn);
+void ctc_netconf_stop(struct ctc_net *cn);
 
 /* sweep.c */
 void ctc_sweep(struct ctc_net *cn, u8 carrier, int zone);

@@ -200,15 +200,7 @@ static struct ctc_decision *ctc_find(struct ctc_table *table, u32 epoch, u32 has
 
 static u32 ctc_hash(const struct ctc_key *key, const struct dst_entry *dst)
 {
-	u32 hash = jhash(key, sizeof(*key), 0);
-
-	/*
-	 * IPv6 dsts of one next hop are one decision's (ctc_route_shared), so only what they have
-	 * in common may count.
-	 */
-	if (key->family == AF_INET6)
-		return jhash_1word(dst->dev->ifindex, hash);
-	return jhash_1word(hash_ptr(dst, 32), hash);
+	return jhash_1word(ctc_route_hash(dst, key->family), jhash(key, sizeof(*key), 0));
 }
 
 /* Takes a reference on both, or nothing. */

@@ -215,6 +215,8 @@ static __always_inline void ctc_pre_routing(struct ctc_net *cn, struct sk_buff *
 	epoch = ctc_epoch(cn, family);
 	if (unlikely(!epoch))
 		return;
+	/* Again: whoever sees an epoch must see the configuration that it began with. */
+	config = rcu_dereference(cn->config);
 	number = READ_ONCE(flow->number[dir]);
 	if (unlikely(!ctc_fit(skb, ct, family, &key))) {
 		miss = CTCACHE_MISS_UNFIT;

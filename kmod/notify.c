@@ -25,7 +25,8 @@
 
 #define CTC_QUIET_BOTH (CTC_QUIET_4 | CTC_QUIET_6)
 
-static void ctc_event(struct ctc_net *cn, enum ctcache_cause cause, u8 quiet)
+/* Any context but hard interrupts. */
+void ctc_event(struct ctc_net *cn, enum ctcache_cause cause, u8 quiet)
 {
 	if (!READ_ONCE(cn->started))
 		return;
@@ -174,23 +175,37 @@ int ctc_notify_start(struct ctc_net *cn, struct netlink_ext_ack *extack)
 	int err;
 
 	INIT_WORK(&cn->settle, ctc_settle_work);
+	err = ctc_netconf_start(cn);
+	if (err)
+		return err;
 	cn->fib_nb.notifier_call = ctc_fib_event;
 	cn->fib_nb.priority = INT_MIN;
 	err = register_fib_notifier(cn->net, &cn->fib_nb, NULL, extack);
 	if (err)
-		return err;
+		goto out_netconf;
 	cn->nexthop_nb.notifier_call = ctc_nexthop_event;
 	cn->nexthop_nb.priority = INT_MIN;
 	err = register_nexthop_notifier(cn->net, &cn->nexthop_nb, extack);
 	if (err)
-		unregister_fib_notifier(cn->net, &cn->fib_nb);
+		goto out_fib;
+	return 0;
+
+out_fib:
+	unregister_fib_notifier(cn->net, &cn->fib_nb);
+out_netconf:
+	ctc_netconf_stop(cn);
 	return err;
 }
 
-/* Process context. No event is under way when this returns. */
+/*
+ * Process context. No event is under way when this returns: those of devices and addresses are
+ * over when the RTNL has been taken (unregister_nexthop_notifier()), atomic ones since the grace
+ * period of ctc_hooks_unregister().
+ */
 void ctc_notify_stop(struct ctc_net *cn)
 {
 	unregister_nexthop_notifier(cn->net, &cn->nexthop_nb);
 	unregister_fib_notifier(cn->net, &cn->fib_nb);
+	ctc_netconf_stop(cn);
 	cancel_work_sync(&cn->settle);
 }

@@ -23,6 +23,7 @@
 #include <net/ip.h>
 #include <net/ip6_fib.h>
 #include <net/ip6_route.h>
+#include <net/ipv6.h>
 #include <net/lwtunnel.h>
 
 #include "ctc.h"
@@ -127,10 +128,14 @@ bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_k
 		     struct fib6_info **f6i)
 {
 	const struct dst_entry *dst = skb_dst(skb);
+	const struct net_device *dev;
 
 	*f6i = NULL;
-	if (!dst || dst->error || dst->lwtstate || ctc_dst_has_xfrm(dst) || !ctc_dst_current(dst) ||
-	    READ_ONCE(dst->dev)->ifindex == key->iif)
+	if (!dst || dst->error || dst->lwtstate || ctc_dst_has_xfrm(dst) || !ctc_dst_current(dst))
+		return false;
+	/* Redirects are sent packet by packet; without a link, a sysctl more would count (netconf.c). */
+	dev = READ_ONCE(dst->dev);
+	if (dev->ifindex == key->iif || !netif_carrier_ok(dev))
 		return false;
 	if (key->family == AF_INET) {
 		if (!ctc_learn4(cn, skb, key))
@@ -164,6 +169,18 @@ bool ctc_route_shared(const struct dst_entry *a, const struct dst_entry *b)
 #else
 	return false;
 #endif
+}
+
+/* Equal for dsts that are equal or shared. */
+u32 ctc_route_hash(const struct dst_entry *dst, u8 family)
+{
+#if CTC_IPV6
+	const struct rt6_info *rt = dst_rt6_info(dst);
+
+	if (family == AF_INET6 && !(rt->rt6i_flags & (RTF_CACHE | RTF_LOCAL)))
+		return __ipv6_addr_jhash(&rt->rt6i_gateway, READ_ONCE(dst->dev)->ifindex);
+#endif
+	return hash_ptr(dst, 32);
 }
 
 void ctc_route_gateway(const struct dst_entry *dst, u8 family, const void **gateway, u32 *mtu)
