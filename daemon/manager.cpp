@@ -189,6 +189,12 @@ Result<void> Manager::reload() {
     sources_ = config.sources;
     Compiled compiled = compile(sources_, remembered_, diagnostics);
     if (diagnostics.has_errors()) return refuse(diagnostics);
+    reasons_.erase("policy");
+    if (sources_.empty()) SPDLOG_WARN("no policy document found: every flow stays in zone 0");
+    return apply(std::move(compiled), sources_, diagnostics);
+}
+
+Result<void> Manager::apply(Compiled compiled, const std::vector<Source>& sources, const Diagnostics& diagnostics) {
     if (const std::string why = system_.cache_unavailable();
         compiled.policy.cache.mode == CacheMode::required && !why.empty()) {
         ++counters_.reloads_refused;
@@ -196,11 +202,6 @@ Result<void> Manager::reload() {
         publish();
         return std::unexpected(Failure{ENODEV, reasons_["policy"]});
     }
-    if (sources_.empty()) SPDLOG_WARN("no policy document found: every flow stays in zone 0");
-    return apply(std::move(compiled), sources_, diagnostics);
-}
-
-Result<void> Manager::apply(Compiled compiled, const std::vector<Source>& sources, const Diagnostics& diagnostics) {
     for (const std::uint16_t id : compiled.ids.recycled) {
         const auto flushed = parts_.conntrack.flush_zone(id);
         if (flushed)
@@ -217,12 +218,12 @@ Result<void> Manager::apply(Compiled compiled, const std::vector<Source>& source
     }
     for (const std::string& line : *changes) SPDLOG_INFO("nftables: {}", line);
     reasons_.erase("nftables");
-    reasons_.erase("policy");
     compiled_ = std::move(compiled);
     remembered_ = compiled_.ids.remember;
     ++generation_;
     ++counters_.reloads;
-    remember(sources);
+    applied_ = sources;
+    remember();
 
     Diagnostics lints = diagnostics;
     lint_links(compiled_.policy, links_, lints);
@@ -238,9 +239,9 @@ Result<void> Manager::apply(Compiled compiled, const std::vector<Source>& source
     return {};
 }
 
-void Manager::remember(const std::vector<Source>& sources) {
+void Manager::remember() {
     const auto zones = state_.save(remembered_);
-    const auto policy = state_.save(sources);
+    const auto policy = state_.save(applied_);
     state_saved_ = zones && policy;
     set_reason("state", !zones ? zones.error().text : !policy ? policy.error().text : "");
 }
@@ -319,7 +320,7 @@ void Manager::links_changed() {
 
 void Manager::tick() {
     take(parts_.conntrack.tick());
-    if (!state_saved_) remember(sources_);
+    if (!state_saved_) remember();
     publish();
     schedule_tick();
 }
@@ -376,6 +377,7 @@ const Snapshot& Manager::snapshot() {
 void Manager::renew_snapshot() {
     const auto conntrack = parts_.conntrack.state();
     if (!conntrack) set_reason("conntrack", conntrack.error().text);
+    set_reason("bus", service_ ? service_->problem() : "");
     snapshot_ = make_snapshot({.compiled = compiled_,
                                .conntrack = conntrack.value_or(ConntrackState{}),
                                .zones = parts_.table.counters(),
@@ -390,7 +392,6 @@ void Manager::renew_snapshot() {
 
 // For listeners: no signal promises a counter, so none is read.
 void Manager::publish() {
-    set_reason("bus", service_ ? service_->problem() : "");
     renew_snapshot();
     if (service_) service_->publish(snapshot_);
     sd_notifyf(0, "STATUS=%zu zones, %llu of %llu flows (pressure %s)%s", snapshot_.zones.size(),

@@ -61,7 +61,7 @@ private:
     [[nodiscard]] Result<void> apply(Compiled compiled, const std::vector<Source>& sources,
                                      const Diagnostics& diagnostics);
     [[nodiscard]] Result<void> start_on_last_good();
-    void remember(const std::vector<Source>& sources);
+    void remember();
     void recall();
 
     // --- what happens ---
@@ -91,6 +91,7 @@ private:
     ZoneTable remembered_;
     Compiled compiled_;
     std::vector<Source> sources_; // of the last load, applied or refused
+    std::vector<Source> applied_; // of the policy that is in force
     std::vector<std::string> warnings_;
     std::vector<std::string> links_;
     std::uint64_t generation_ = 0;

@@ -1,9 +1,8 @@
 // What outlives the daemon: the zone ids, and the last policy that was applied.
 //
 //     STATE_DIR/zones.json     ids and directions by zone name (plan/zones)
-//     STATE_DIR/policy.json    [{"name": ..., "text": ...}, ...], the documents of the last applied policy: what a
-//     start
-//                              with a broken policy runs on
+//     STATE_DIR/policy.json    [{"name": ..., "text": ...}, ...], the documents of the last applied policy: what
+//                              a start with a broken policy runs on
 //
 // Both are replaced atomically. Losing either costs nothing that the kernel's own table does not still show.
 #pragma once
