@@ -31,7 +31,6 @@ Connection::Connection(Event& event, std::string address, std::string name, Hook
     : event_(event), address_(std::move(address)), name_(std::move(name)), hooks_(std::move(hooks)),
       delay_(first_delay) {
     if (address_ == "none") return;
-    problem_ = fmt::format("{} bus: not connected yet", address_);
     timer_ = event_.add_timer(0s, [this] { connect(); });
 }
 

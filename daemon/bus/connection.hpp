@@ -30,7 +30,8 @@ public:
 
     // The bus while it is ready, nullptr otherwise.
     [[nodiscard]] sd_bus* ready() const { return ready_ ? bus_.get() : nullptr; }
-    // Why it is not ready, as a sentence; empty when it is, or when no bus is wanted.
+    // Why the last attempt or connection failed, as a sentence; empty while the first one is under way, when it is
+    // ready, or when no bus is wanted.
     [[nodiscard]] const std::string& problem() const { return problem_; }
 
 private:

@@ -39,8 +39,8 @@ public:
     // The applied state is another one: emits PropertiesChanged for the properties that differ and promise it,
     // InterfacesAdded and InterfacesRemoved for zones that came and went.
     void publish(const Snapshot& snapshot);
-    // Why nobody can reach us over D-Bus now: no bus, or another owner of the name. Empty when they can, and with the
-    // address "none".
+    // Why nobody can reach us over D-Bus now: no bus, or another owner of the name. Empty when they can, before the
+    // first attempt has been answered, and with the address "none".
     [[nodiscard]] const std::string& problem() const;
 
     struct State;

@@ -3,7 +3,7 @@
 //     service_host ADDRESS
 //
 // Each line is a command, answered by "ok" (or "?") on standard output once it has been published, so that a test need
-// not wait. `state` answers with the connection's problem, or "ready". The zones are "web" and "voice" at first.
+// not wait. `state` answers with the connection's problem, or "well". The zones are "web" and "voice" at first.
 #include "bus/service.hpp"
 
 #include <fmt/format.h>
@@ -104,7 +104,7 @@ private:
     }
 
     std::string command(const std::string& verb, const std::string& argument) {
-        if (verb == "state") return service_.problem().empty() ? "ready" : service_.problem();
+        if (verb == "state") return service_.problem().empty() ? "well" : service_.problem();
         const std::map<std::string, std::function<void()>> verbs = {
             {"pressure",
              [&] {
