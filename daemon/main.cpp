@@ -88,6 +88,16 @@ Looked look(const Options& options, const ZoneTable& remembered) {
     return looked;
 }
 
+std::string explained(const Failure& failure) {
+    const bool denied = failure.error == EPERM || failure.error == EACCES;
+    return denied ? failure.text + " (ctcached must run as root, with CAP_NET_ADMIN)" : failure.text;
+}
+
+int give_up(const Failure& failure) {
+    std::fputs(fmt::format("ctcached: {}\n", explained(failure)).c_str(), stderr);
+    return refused;
+}
+
 std::string lines_of(const Diagnostics& diagnostics) {
     std::string text;
     for (const Diagnostic& entry : diagnostics.entries) text += diagnostics.to_text(entry) + '\n';
@@ -110,15 +120,9 @@ int print_policy(const Options& options) {
 
 int diff_policy(const Options& options) {
     auto table = Table::open({}, false);
-    if (!table) {
-        std::fputs(fmt::format("ctcached: {}\n", table.error().text).c_str(), stderr);
-        return refused;
-    }
+    if (!table) return give_up(table.error());
     const auto observed = table->observe();
-    if (!observed) {
-        std::fputs(fmt::format("ctcached: {}\n", observed.error().text).c_str(), stderr);
-        return refused;
-    }
+    if (!observed) return give_up(observed.error());
     const Looked looked = look(options, remembered_zones(options, *observed));
     std::fputs(lines_of(looked.diagnostics).c_str(), stderr);
     if (looked.diagnostics.has_errors()) return invalid;
@@ -131,9 +135,7 @@ int diff_policy(const Options& options) {
 int clear_table() {
     auto table = Table::open({}, false);
     const auto removed = table ? table->remove() : std::unexpected(table.error());
-    if (removed) return done;
-    std::fputs(fmt::format("ctcached: {}\n", removed.error().text).c_str(), stderr);
-    return refused;
+    return removed ? done : give_up(removed.error());
 }
 
 int run_daemon(const Options& options) {
@@ -144,12 +146,12 @@ int run_daemon(const Options& options) {
     set_up_log();
     auto parts = open_parts(options);
     if (!parts) {
-        SPDLOG_CRITICAL("{}", parts.error().text);
+        SPDLOG_CRITICAL("not started: {}", explained(parts.error()));
         return refused;
     }
     Manager manager(options, std::move(*parts));
     if (const auto started = manager.start(); !started) {
-        SPDLOG_CRITICAL("not started: {}", started.error().text);
+        SPDLOG_CRITICAL("not started: {}", explained(started.error()));
         return started.error().error == 0 ? invalid : refused;
     }
     return manager.run();
