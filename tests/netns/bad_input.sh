@@ -98,14 +98,65 @@ test_bad_at_the_first_start() { # no READY=1, a clear message, status 2, no tabl
     logged 'policy.yaml:1:[0-9]+: error'
     not shows . router nft list table inet ctcached
 }
-test_bad_at_a_later_start() { # the last good policy carries on
+test_bad_at_a_later_start() { # the last good policy carries on, and the state says why
+    setup
+    start_bus
+    policy <<<"$good"
+    daemon_start
+    whole=$(router nft -s list table inet ctcached)
+    wait_until 10 on_bus
+    equals '"running"' property /org/ctcached1 Manager State
+    not logged ' bus: .*(not|No) ' # what is under way is no trouble
+    policy <<<'{ version: 1, zones: 3 }'
+    for _ in 1 2; do # not only the first time
+        daemon_restart
+        logged 'policy.yaml:1:[0-9]+: error'
+        logged 'going on with the policy that was applied last'
+        equals "$whole" router nft -s list table inet ctcached
+        wait_until 10 on_bus
+        equals '"degraded"' property /org/ctcached1 Manager State
+        shows 'not applied: .*policy.yaml:1:[0-9]+: error' property /org/ctcached1 Manager Degraded
+        equals "$good" jq -r '.[].text' "$work/state/policy.json"
+    done
+    goes_on
+    equals '"running"' property /org/ctcached1 Manager State
+    equals '[]' property /org/ctcached1 Manager Degraded
+}
+test_bad_at_a_later_start_without_the_last_good() {
     started
     end_daemon TERM
     policy <<<'{ version: 1, zones: 3 }'
-    daemon_start
-    logged 'policy.yaml:1:[0-9]+: error'
-    equals "$whole" router nft -s list table inet ctcached
-    goes_on
+    echo '{' >"$work/state/policy.json"
+    command_daemon start
+    wait_until 20 more_events 'exit .*' 1
+    equals 'exit 2' tail -n1 "$work/daemon/events"
+    has_rules # flows live on in the table that is there
+}
+without_module() { [[ ! -e /sys/module/nf_ctcache ]] || skip "nf_ctcache is loaded"; }
+test_cache_required_without_module() { # at the start: refused, with the reason, and nothing is done
+    without_module
+    setup
+    policy <<<"${good/zones/cache: { mode: required \}, zones}"
+    supervise
+    command_daemon start
+    wait_until 20 more_events 'exit .*' 0
+    equals 'exit 1' tail -n1 "$work/daemon/events"
+    equals 0 events 'notify READY=1'
+    logged 'not started: .*cache.mode is .required., but the module nf_ctcache is not loaded'
+    not shows . router nft list table inet ctcached
+}
+test_cache_required_by_a_reload() {
+    without_module
+    refused_policy 'version: 1\ncache: { mode: required }\n' 'cache.mode is .required., but the module nf_ctcache is not loaded'
+}
+test_clear_twice() {
+    started
+    end_daemon TERM
+    has_rules
+    for _ in 1 2; do
+        router "$CTCACHED" --clear
+        not shows . router nft list table inet ctcached
+    done
 }
 test_full_disk_below_the_state() {
     setup
@@ -141,12 +192,25 @@ test_without_cap_net_admin() {
     equals 0 events 'notify READY=1'
     logged '(not permitted|EPERM|CAP_NET_ADMIN)'
 }
+test_without_root() { # each action that needs it says so
+    local action output
+    setup
+    policy <<<"$good"
+    chmod 755 "$work"
+    mkdir -m 777 "$work/open"
+    for action in "--runtime-dir $work/run" "--runtime-dir $work/open" --diff --clear; do
+        output=$(router setpriv --reuid daemon --regid daemon --clear-groups "$CTCACHED" --config "$work/policy.yaml" \
+            --state-dir "$work/open" --bus none $action 2>&1) && fail "$action passed"
+        echo "$action: $output"
+        grep -q 'must run as root, with CAP_NET_ADMIN' <<<"$output"
+    done
+}
 test_without_bus() { # reported, not fatal
     setup
     policy <<<"$good"
     daemon_options=(--bus "unix:path=$work/no-such-bus")
     daemon_start
-    wait_until 5 logged '(bus|D-Bus).*'
+    wait_until 5 logged 'no-such-bus bus: .*No such file'
     equals 1 grep -c web <(router nft list set inet ctcached zones)
     daemon_reload
 }
