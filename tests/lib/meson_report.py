@@ -18,7 +18,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def report(label, test):
-    name = f"{label}/{test['name'].split(':')[-1].strip()}"
+    name = f"{label}/{test['name'].split(' / ')[-1]}"
     output = COLOUR.sub("", test.get("stdout", "") + test.get("stderr", ""))
     failed = test["result"] not in ("OK", "SKIP", "EXPECTEDFAIL")
     lines = []
