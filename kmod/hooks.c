@@ -104,16 +104,17 @@ static bool ctc_addressed(const struct sk_buff *skb, const struct nf_conn *ct,
 	       ipv6_addr_equal(&ipv6_hdr(skb)->daddr, &destination->in6);
 }
 
-/* Only the key's fields before the lookup; sysctl is of IPv4. */
+/* Only the key's fields before the lookup; sysctl is of IPv4. In one go when they are equal. */
 static enum ctcache_miss ctc_key_differs(const struct ctc_key *a, const struct ctc_key *b)
 {
+	if (likely(!((a->iif ^ b->iif) | (a->mark ^ b->mark) | (a->dscp ^ b->dscp) |
+		     (a->sysctl ^ b->sysctl))))
+		return 0;
 	if (a->iif != b->iif)
 		return CTCACHE_MISS_INPUT;
 	if (a->mark != b->mark)
 		return CTCACHE_MISS_MARK;
-	if (a->dscp != b->dscp)
-		return CTCACHE_MISS_DSCP;
-	return a->sysctl == b->sysctl ? 0 : CTCACHE_MISS_SYSCTL;
+	return a->dscp != b->dscp ? CTCACHE_MISS_DSCP : CTCACHE_MISS_SYSCTL;
 }
 
 /* Sets the dst that @number stands for, or says why not. */

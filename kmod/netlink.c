@@ -19,10 +19,14 @@ static const struct nla_policy ctc_zone_policy[CTCACHE_ZONE_A_MAX + 1] = {
 	[CTCACHE_ZONE_A_CLASS] = { .type = NLA_U32 },
 };
 
+static struct netlink_range_validation ctc_decisions_range = {
+	.min = CTCACHE_DECISIONS_MIN,
+	.max = CTCACHE_DECISIONS_MAX,
+};
+
 static const struct nla_policy ctc_config_policy[CTCACHE_A_MAX + 1] = {
 	[CTCACHE_A_CARRIER] = NLA_POLICY_MAX(NLA_U8, CTCACHE_CARRIER_LABELS),
-	[CTCACHE_A_DECISIONS] =
-		NLA_POLICY_RANGE(NLA_U32, CTCACHE_DECISIONS_MIN, CTCACHE_DECISIONS_MAX),
+	[CTCACHE_A_DECISIONS] = NLA_POLICY_FULL_RANGE(NLA_U32, &ctc_decisions_range),
 	[CTCACHE_A_PROOF] = { .type = NLA_U32 },
 	[CTCACHE_A_KINDS] = NLA_POLICY_MASK(NLA_U32, CTC_KINDS),
 	[CTCACHE_A_CLASS] = { .type = NLA_U32 },
@@ -344,9 +348,14 @@ static int ctc_flush(struct sk_buff *skb, struct genl_info *info)
 }
 
 #ifdef CTCACHE_TEST
+static struct netlink_range_validation ctc_epoch_range = {
+	.min = 1,
+	.max = CTC_EPOCH_MAX,
+};
+
 static const struct nla_policy ctc_fault_policy[CTCACHE_A_MAX + 1] = {
 	[CTCACHE_A_FAULT] = NLA_POLICY_MASK(NLA_U32, CTCACHE_FAULT_DEAF),
-	[CTCACHE_A_EPOCH] = NLA_POLICY_RANGE(NLA_U32, 1, CTC_EPOCH_MAX),
+	[CTCACHE_A_EPOCH] = NLA_POLICY_FULL_RANGE(NLA_U32, &ctc_epoch_range),
 };
 
 /* Not hearing what happens, and being near the end of the epochs. */

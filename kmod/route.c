@@ -133,7 +133,7 @@ bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_k
 	*f6i = NULL;
 	if (!dst || dst->error || dst->lwtstate || ctc_dst_has_xfrm(dst) || !ctc_dst_current(dst))
 		return false;
-	/* Redirects are sent packet by packet; without a link, a sysctl more would count (netconf.c). */
+	/* Redirects are sent for each packet; without a link, a sysctl counts (netconf.c). */
 	dev = READ_ONCE(dst->dev);
 	if (dev->ifindex == key->iif || !netif_carrier_ok(dev))
 		return false;
