@@ -109,9 +109,12 @@ static void ctc_config_swap(struct ctc_net *cn, struct ctc_config *config, struc
 		/* Meanwhile there may have been epochs; this one only has to be new. */
 		ctc_epoch_install(cn, table, 0, CTCACHE_CAUSE_CONFIG);
 	} else {
+		bool lost = cn->state == CTCACHE_STATE_LOST;
+
 		ctc_epoch_stop(cn, CTCACHE_STATE_SWEEPING);
 		synchronize_net();
-		ctc_sweep(cn, old->carrier, CTC_ALL_ZONES);
+		if (!lost)
+			ctc_sweep(cn, old->carrier, CTC_ALL_ZONES);
 		rcu_assign_pointer(cn->config, config);
 		ctc_sweep(cn, config->carrier, CTC_ALL_ZONES);
 		ctc_epoch_install(cn, table, 1, CTCACHE_CAUSE_CONFIG);

@@ -125,6 +125,7 @@ struct ctc_net {
 	u32 epoch;    /* 0: nothing can hit or be learned */
 	u32 genid[2]; /* the kernel's generations that the epoch stands for: IPv4, IPv6 */
 	u32 fault;
+	u8 state; /* enum ctcache_state; written under lock */
 	struct ctc_table __rcu *table;
 	struct ctc_config __rcu *config;
 	struct ctc_cpu __percpu *cpu;
@@ -137,7 +138,6 @@ struct ctc_net {
 	unsigned long full_at; /* jiffies when the table was last emptied because it was full */
 	u64 causes[CTCACHE_CAUSE_MAX + 1];
 	u64 sweeps;
-	u8 state; /* enum ctcache_state */
 
 	/* Under ctc_mutex: configuration, start and stop. */
 	struct list_head list; /* in ctc_nets while started */
@@ -287,5 +287,7 @@ static inline void ctc_count(struct ctc_net *cn, enum ctcache_stat what)
 
 /* netlink.c */
 extern struct genl_family ctc_genl;
+int ctc_check_once(const struct nlattr *head, int length, int many, struct netlink_ext_ack *extack);
+int ctc_check_message(struct genl_info *info);
 
 #endif

@@ -130,6 +130,7 @@ static int ctc_parse_tuple(const struct nlattr *attr, struct nf_conntrack_tuple 
 	int length, err;
 
 	err = nla_parse_nested(tb, CTCACHE_TUPLE_A_MAX, attr, ctc_tuple_policy, extack);
+	err = err ?: ctc_check_once(nla_data(attr), nla_len(attr), 0, extack);
 	if (err)
 		return err;
 	if (!tb[CTCACHE_TUPLE_A_PROTOCOL] || !tb[CTCACHE_TUPLE_A_SOURCE] ||
@@ -175,6 +176,9 @@ int ctc_flow_get(struct sk_buff *skb, struct genl_info *info)
 		NL_SET_ERR_MSG(info->extack, "which flow? a tuple is missing");
 		return -EINVAL;
 	}
+	err = ctc_check_message(info);
+	if (err)
+		return err;
 	err = ctc_parse_tuple(info->attrs[CTCACHE_A_TUPLE], &tuple, &zone, info->extack);
 	if (err)
 		return err;

@@ -181,7 +181,8 @@ static void ctc_missed(struct ctc_net *cn, struct ctc_cpu *cpu, const struct ctc
 /* A packet of a new flow: gives its entry room for the numbers, if its zone is to be cached. */
 static void ctc_new_flow(struct ctc_net *cn, const struct ctc_config *config, struct nf_conn *ct)
 {
-	if (config->zone[ctc_slot(config, ct)].kinds && !ctc_flow_add(ct, config->carrier))
+	if (config->zone[ctc_slot(config, ct)].kinds &&
+	    READ_ONCE(cn->state) != CTCACHE_STATE_LOST && !ctc_flow_add(ct, config->carrier))
 		ctc_count(cn, CTCACHE_STAT_NO_CARRIER);
 }
 

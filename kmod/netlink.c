@@ -33,7 +33,8 @@ static const struct nla_policy ctc_config_policy[CTCACHE_A_MAX + 1] = {
 	[CTCACHE_A_ZONE] = NLA_POLICY_NESTED(ctc_zone_policy),
 };
 
-static const struct nla_policy ctc_none_policy[1] = {};
+/* Without a policy netlink does not look at attributes; this one refuses all. */
+static const struct nla_policy ctc_none_policy[CTCACHE_A_MAX + 1] = {};
 
 static const struct nla_policy ctc_flow_policy[CTCACHE_A_MAX + 1] = {
 	[CTCACHE_A_ZONE_ID] = { .type = NLA_U16 },
@@ -51,20 +52,31 @@ static struct ctc_net *ctc_of(struct genl_info *info)
 	return ctc_pernet(genl_info_net(info));
 }
 
-/* Netlink keeps the last of two attributes; a message that says two things is refused instead. */
-static int ctc_check_once(struct genl_info *info)
+/*
+ * Netlink keeps the last of two attributes; whoever says two things is refused instead. @many: the
+ * type that may be there more than once, or 0.
+ */
+int ctc_check_once(const struct nlattr *head, int length, int many, struct netlink_ext_ack *extack)
 {
 	DECLARE_BITMAP(seen, CTCACHE_A_MAX + 1) = {};
 	const struct nlattr *attr;
 	int left;
 
-	nlmsg_for_each_attr(attr, info->nlhdr, GENL_HDRLEN, left) {
-		if (nla_type(attr) != CTCACHE_A_ZONE && test_and_set_bit(nla_type(attr), seen)) {
-			NL_SET_ERR_MSG_ATTR(info->extack, attr, "attribute given twice");
+	nla_for_each_attr(attr, head, length, left) {
+		/* Types have been checked by their policy, which ends before the bitmap does. */
+		if (nla_type(attr) != many && test_and_set_bit(nla_type(attr), seen)) {
+			NL_SET_ERR_MSG_ATTR(extack, attr, "attribute given twice");
 			return -EINVAL;
 		}
 	}
 	return 0;
+}
+
+int ctc_check_message(struct genl_info *info)
+{
+	return ctc_check_once(nlmsg_attrdata(info->nlhdr, GENL_HDRLEN),
+			      nlmsg_attrlen(info->nlhdr, GENL_HDRLEN), CTCACHE_A_ZONE,
+			      info->extack);
 }
 
 static int ctc_parse_zone(struct ctc_config *config, u32 slot, const struct nlattr *attr,
@@ -74,6 +86,7 @@ static int ctc_parse_zone(struct ctc_config *config, u32 slot, const struct nlat
 	struct ctc_zone *zone = &config->zone[slot];
 	int err = nla_parse_nested(tb, CTCACHE_ZONE_A_MAX, attr, ctc_zone_policy, extack);
 
+	err = err ?: ctc_check_once(nla_data(attr), nla_len(attr), 0, extack);
 	if (err)
 		return err;
 	if (!tb[CTCACHE_ZONE_A_ID] || !tb[CTCACHE_ZONE_A_KINDS]) {
@@ -127,7 +140,7 @@ static struct ctc_config *ctc_parse_config(struct genl_info *info)
 {
 	struct ctc_config *config;
 	u32 zones = ctc_count_zones(info);
-	int err = ctc_check_once(info);
+	int err = ctc_check_message(info);
 
 	if (!err && !info->attrs[CTCACHE_A_CARRIER]) {
 		NL_SET_ERR_MSG(info->extack, "a configuration needs a carrier");
@@ -330,7 +343,7 @@ static int ctc_flush(struct sk_buff *skb, struct genl_info *info)
 {
 	struct ctc_net *cn = ctc_of(info);
 	const struct nlattr *zone = info->attrs[CTCACHE_A_ZONE_ID];
-	int err = ctc_check_once(info);
+	int err = ctc_check_message(info);
 
 	if (err)
 		return err;
@@ -338,7 +351,7 @@ static int ctc_flush(struct sk_buff *skb, struct genl_info *info)
 	if (!cn->started) {
 		NL_SET_ERR_MSG(info->extack, "the cache is not configured in this namespace");
 		err = -ENOENT;
-	} else if (zone) {
+	} else if (zone && cn->state != CTCACHE_STATE_LOST) {
 		ctc_sweep(cn, ctc_config(cn)->carrier, nla_get_u16(zone));
 	} else {
 		ctc_epoch_start(cn, CTCACHE_CAUSE_FLUSH, 0);
@@ -388,7 +401,7 @@ static const struct genl_ops ctc_ops[] = {
 		.flags = GENL_UNS_ADMIN_PERM,
 		.doit = ctc_config_get,
 		.policy = ctc_none_policy,
-		.maxattr = 0,
+		.maxattr = CTCACHE_A_MAX,
 	},
 	{
 		.cmd = CTCACHE_CMD_STATS_GET,
@@ -396,7 +409,7 @@ static const struct genl_ops ctc_ops[] = {
 		.doit = ctc_stats_get,
 		.dumpit = ctc_stats_dump,
 		.policy = ctc_none_policy,
-		.maxattr = 0,
+		.maxattr = CTCACHE_A_MAX,
 	},
 	{
 		.cmd = CTCACHE_CMD_FLOW_GET,
@@ -411,7 +424,7 @@ static const struct genl_ops ctc_ops[] = {
 		.flags = GENL_UNS_ADMIN_PERM,
 		.dumpit = ctc_decision_dump,
 		.policy = ctc_none_policy,
-		.maxattr = 0,
+		.maxattr = CTCACHE_A_MAX,
 	},
 	{
 		.cmd = CTCACHE_CMD_FLUSH,

@@ -59,15 +59,19 @@ void ctc_net_stop(struct ctc_net *cn)
 {
 	struct ctc_config *config = ctc_config(cn);
 	struct ctc_table *table = rcu_dereference_protected(cn->table, lockdep_is_held(&ctc_mutex));
+	bool lost;
 
 	if (!cn->started)
 		return;
+	lost = cn->state == CTCACHE_STATE_LOST;
 	WRITE_ONCE(cn->started, false);
 	list_del(&cn->list);
 	ctc_epoch_stop(cn, CTCACHE_STATE_OFF);
 	ctc_hooks_unregister(cn);
 	ctc_notify_stop(cn);
-	ctc_sweep(cn, config->carrier, CTC_ALL_ZONES);
+	/* A carrier that was lost has been cleared then, and is somebody else's now. */
+	if (!lost)
+		ctc_sweep(cn, config->carrier, CTC_ALL_ZONES);
 	ctc_carrier_put(cn->net, config->carrier);
 	RCU_INIT_POINTER(cn->table, NULL);
 	RCU_INIT_POINTER(cn->config, NULL);
