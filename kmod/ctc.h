@@ -48,7 +48,7 @@ struct ctc_key {
 	u32 iif;
 	u16 zone; /* slot in the configuration */
 	u8 dscp;
-	u8 sysctl; /* IPv4: what the slow path reads of the input device (ctc_sysctl4) */
+	u8 sysctl; /* IPv4: src_valid_mark of the input device, if there is a mark */
 	u8 family;
 	u8 local;
 	u16 flags; /* of the control block, set by the lookup: IPSKB_MULTIPATH, IP6SKB_MULTIPATH */
@@ -102,19 +102,8 @@ struct ctc_config {
 	struct ctc_counters **counters; /* by CPU, then by slot */
 };
 
-/* A packet on its way from PRE_ROUTING to the hook that learns. */
-struct ctc_stash {
-	struct sk_buff *skb;
-	struct nf_conn *ct;
-	u32 epoch;
-	struct ctc_key key;
-};
-
-#define CTC_STASH_BITS 6
-
 struct ctc_cpu {
-	struct ctc_stash stash[1 << CTC_STASH_BITS];
-	u32 proof_left;
+	u32 since_proof;
 	u64 stat[CTCACHE_STAT_MAX + 1];
 	u64 miss[CTCACHE_MISS_MAX + 1];
 };
@@ -239,7 +228,7 @@ bool ctc_route_same(const struct dst_entry *a, const struct dst_entry *b, u8 fam
 bool ctc_route_shared(const struct dst_entry *a, const struct dst_entry *b);
 bool ctc_route_lookup(struct sk_buff *skb, const struct ctc_key *key);
 u32 ctc_route_hash(const struct dst_entry *dst, u8 family);
-u8 ctc_sysctl4(const struct net_device *dev);
+bool ctc_src_vmark(const struct net_device *dev);
 void ctc_route_gateway(const struct dst_entry *dst, u8 family, const void **gateway, u32 *mtu);
 
 /* hooks.c */

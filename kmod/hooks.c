@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Hooks: where packets use decisions, and where flows learn them.
+ * The hook: where packets use decisions, and where flows learn them.
  *
- * PRE_ROUTING, last of all, so that marks and translation are final: a packet of an established
- * flow that has a valid number is given its decision's dst, and the stack looks nothing up
- * (ip_rcv_finish_core(), ip6_rcv_finish_core()). Any doubt is a miss: the packet goes on without
- * a dst, as ever, and is remembered in a stash with the epoch that was read before its lookup.
- * FORWARD and LOCAL_IN, last of all: a packet that is in the stash tells what the stack found,
- * and its flow learns that.
- *
- * The stash belongs to the CPU. PRE_ROUTING and the learning hook run in one go, with bottom
- * halves off, so an entry cannot be taken for another packet's: whatever reaches PRE_ROUTING
- * clears the entry of its address, and packets that come another way (NFQUEUE gives them back in
- * process context) are not looked for. It has several entries because lists of packets
- * (netif_receive_skb_list()) go through PRE_ROUTING together before the first is looked up.
+ * There is one, last in PRE_ROUTING, so that marks and translation are final. A packet of an
+ * established flow that has a valid number is given its decision's dst, and the stack looks
+ * nothing up (ip_rcv_finish_core(), ip6_rcv_finish_core()). Any doubt is a miss. After a miss the
+ * hook looks the packet up as the stack would do next, and learns what it finds: so the epoch under
+ * which it learns was read before the lookup, and nothing has to be remembered until a later hook.
+ * The answer stays with the packet, which costs it no second lookup; where the stack would have
+ * asked for a socket first (early demux), it is taken away again and the stack decides.
  */
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6.h>
@@ -31,20 +26,18 @@
 
 #define CTC_DSCP_MASK 0xfc
 
-static struct ctc_stash *ctc_stash(struct ctc_cpu *cpu, const struct sk_buff *skb)
-{
-	return &cpu->stash[hash_ptr(skb, CTC_STASH_BITS)];
-}
-
 static u32 ctc_slot(const struct ctc_config *config, const struct nf_conn *ct)
 {
 	return config->slot_of[nf_ct_zone(ct)->id];
 }
 
-/* Under RCU, on a CPU that stays. Slots of another configuration may be beyond this one's. */
+/*
+ * Under RCU. Slots of another configuration may be beyond this one's. Packets come with bottom
+ * halves off, but for those that NFQUEUE gives back: they may count on a CPU that they leave.
+ */
 static struct ctc_counters *ctc_zone_count(const struct ctc_config *config, u32 slot)
 {
-	return &config->counters[smp_processor_id()][slot < config->nr_zones ? slot : 0];
+	return &config->counters[raw_smp_processor_id()][slot < config->nr_zones ? slot : 0];
 }
 
 /*
@@ -53,8 +46,8 @@ static struct ctc_counters *ctc_zone_count(const struct ctc_config *config, u32 
  * slave (it comes again on the VRF), with a dst or socket already (loopback, tunnel metadata,
  * TPROXY), not for us on the link, with options or extension headers.
  */
-static bool ctc_fit(const struct sk_buff *skb, const struct nf_conn *ct, u8 family,
-		    struct ctc_key *key)
+static __always_inline bool ctc_fit(const struct sk_buff *skb, const struct nf_conn *ct, u8 family,
+				    struct ctc_key *key)
 {
 	struct net_device *dev = skb->dev;
 
@@ -76,7 +69,8 @@ static bool ctc_fit(const struct sk_buff *skb, const struct nf_conn *ct, u8 fami
 			if (!dev)
 				return false;
 		}
-		key->sysctl = ctc_sysctl4(dev);
+		/* fib_validate_source() looks with the mark or without. */
+		key->sysctl = unlikely(skb->mark) && ctc_src_vmark(dev);
 	} else {
 		const struct ipv6hdr *iph = ipv6_hdr(skb);
 
@@ -92,8 +86,8 @@ static bool ctc_fit(const struct sk_buff *skb, const struct nf_conn *ct, u8 fami
  * tuple, and the source of the opposite one as destination. They are not when a nat table was
  * deleted in mid-flow.
  */
-static bool ctc_addressed(const struct sk_buff *skb, const struct nf_conn *ct,
-			  enum ip_conntrack_dir dir, u8 family)
+static __always_inline bool ctc_addressed(const struct sk_buff *skb, const struct nf_conn *ct,
+					  enum ip_conntrack_dir dir, u8 family)
 {
 	const union nf_inet_addr *source = &ct->tuplehash[dir].tuple.src.u3;
 	const union nf_inet_addr *destination = &ct->tuplehash[!dir].tuple.src.u3;
@@ -117,9 +111,21 @@ static enum ctcache_miss ctc_key_differs(const struct ctc_key *a, const struct c
 	return a->dscp != b->dscp ? CTCACHE_MISS_DSCP : CTCACHE_MISS_SYSCTL;
 }
 
+/* Whether the stack would ask for the packet's socket before its route (ip_rcv_finish_core()). */
+static bool ctc_early_demux(const struct net *net, const struct sk_buff *skb, u8 family)
+{
+	u8 protocol = family == AF_INET ? ip_hdr(skb)->protocol : ipv6_hdr(skb)->nexthdr;
+
+	if (!READ_ONCE(net->ipv4.sysctl_ip_early_demux))
+		return false;
+	return (protocol == IPPROTO_TCP && READ_ONCE(net->ipv4.sysctl_tcp_early_demux)) ||
+	       (protocol == IPPROTO_UDP && READ_ONCE(net->ipv4.sysctl_udp_early_demux));
+}
+
 /* Sets the dst that @number stands for, or says why not. */
-static enum ctcache_miss ctc_hit(struct ctc_net *cn, struct sk_buff *skb, u32 number,
-				 const struct ctc_key *key, const struct ctc_decision **hit)
+static __always_inline enum ctcache_miss ctc_hit(struct ctc_net *cn, struct sk_buff *skb,
+						 u32 number, const struct ctc_key *key,
+						 const struct ctc_decision **hit)
 {
 	struct ctc_table *table = rcu_dereference(cn->table);
 	u32 index = number & CTC_INDEX_MASK;
@@ -137,6 +143,8 @@ static enum ctcache_miss ctc_hit(struct ctc_net *cn, struct sk_buff *skb, u32 nu
 	miss = ctc_route_valid(cn, skb, d);
 	if (unlikely(miss))
 		return miss;
+	if (unlikely(d->key.local) && ctc_early_demux(cn->net, skb, key->family))
+		return CTCACHE_MISS_SOCKET;
 	dst = d->dst;
 	flags = d->key.flags;
 	smp_rmb(); /* pairs with ctc_fill(): and of no later one */
@@ -171,11 +179,12 @@ static void ctc_prove(struct ctc_net *cn, struct sk_buff *skb, u32 epoch, const 
 		     key->mark);
 }
 
-static void ctc_missed(struct ctc_net *cn, struct ctc_cpu *cpu, const struct ctc_config *config,
-		       u32 slot, enum ctcache_miss miss)
+static bool ctc_proof_due(struct ctc_net *cn, u32 every)
 {
-	cpu->miss[miss]++;
-	ctc_zone_count(config, slot)->misses++;
+	if (this_cpu_inc_return(cn->cpu->since_proof) < every)
+		return false;
+	this_cpu_write(cn->cpu->since_proof, 0);
+	return true;
 }
 
 /* A packet of a new flow: gives its entry room for the numbers, if its zone is to be cached. */
@@ -186,12 +195,34 @@ static void ctc_new_flow(struct ctc_net *cn, const struct ctc_config *config, st
 		ctc_count(cn, CTCACHE_STAT_NO_CARRIER);
 }
 
+/* Looks the packet up, and gives its flow the number of what was found. */
+static void ctc_learn(struct ctc_net *cn, struct sk_buff *skb, u32 *number, u32 epoch,
+		      const struct ctc_config *config, struct ctc_key *key)
+{
+	struct fib6_info *f6i;
+	u32 learned = 0;
+
+	if (!ctc_route_lookup(skb, key)) {
+		/* The stack finds the same, drops the packet and counts why. */
+		skb_dst_drop(skb);
+		return;
+	}
+	if (ctc_route_learn(cn, skb, key, &f6i))
+		learned = ctc_intern(cn, epoch, key, skb_dst(skb), f6i);
+	else
+		ctc_count(cn, CTCACHE_STAT_REFUSED);
+	if (key->local && ctc_early_demux(cn->net, skb, key->family))
+		skb_dst_drop(skb);
+	if (!learned)
+		return;
+	WRITE_ONCE(*number, learned);
+	ctc_zone_count(config, key->zone)->learned++;
+}
+
 static __always_inline void ctc_pre_routing(struct ctc_net *cn, struct sk_buff *skb, u8 family)
 {
-	struct ctc_cpu *cpu = this_cpu_ptr(cn->cpu);
-	struct ctc_stash *stash = ctc_stash(cpu, skb);
-	const struct ctc_decision *d;
 	const struct ctc_config *config = rcu_dereference(cn->config);
+	const struct ctc_decision *d;
 	struct ctc_key key = { .family = family };
 	enum ip_conntrack_info ctinfo;
 	enum ip_conntrack_dir dir;
@@ -200,17 +231,14 @@ static __always_inline void ctc_pre_routing(struct ctc_net *cn, struct sk_buff *
 	struct nf_conn *ct;
 	u32 epoch, number;
 
-	if (unlikely(stash->skb == skb))
-		stash->skb = NULL;
 	ct = nf_ct_get(skb, &ctinfo);
 	if (unlikely(!ct))
 		return;
-	if (ctinfo != IP_CT_ESTABLISHED && ctinfo != IP_CT_ESTABLISHED_REPLY) {
+	if (unlikely(ctinfo != IP_CT_ESTABLISHED && ctinfo != IP_CT_ESTABLISHED_REPLY)) {
 		if (ctinfo == IP_CT_NEW && !nf_ct_is_confirmed(ct))
 			ctc_new_flow(cn, config, ct);
 		return;
 	}
-	dir = CTINFO2DIR(ctinfo);
 	flow = ctc_flow_find(ct, config->carrier);
 	if (!flow || !nf_ct_is_confirmed(ct))
 		return;
@@ -219,112 +247,58 @@ static __always_inline void ctc_pre_routing(struct ctc_net *cn, struct sk_buff *
 		return;
 	/* Again: whoever sees an epoch must see the configuration that it began with. */
 	config = rcu_dereference(cn->config);
+	dir = CTINFO2DIR(ctinfo);
 	number = READ_ONCE(flow->number[dir]);
-	if (unlikely(!ctc_fit(skb, ct, family, &key))) {
+	if (unlikely(!ctc_fit(skb, ct, family, &key)))
 		miss = CTCACHE_MISS_UNFIT;
-	} else if (unlikely(!ctc_addressed(skb, ct, dir, family))) {
+	else if (unlikely(!ctc_addressed(skb, ct, dir, family)))
 		miss = CTCACHE_MISS_ADDRESS;
-	} else {
-		if (number >> CTC_EPOCH_SHIFT == epoch)
-			miss = ctc_hit(cn, skb, number, &key, &d);
-		else
-			miss = number ? CTCACHE_MISS_EPOCH : CTCACHE_MISS_NONE;
-		if (likely(!miss)) {
-			ctc_zone_count(config, d->key.zone)->hits++;
-			if (unlikely(config->proof) && !cpu->proof_left--) {
-				cpu->proof_left = config->proof - 1;
-				ctc_prove(cn, skb, epoch, &key);
-			}
-			return;
-		}
-		key.zone = ctc_slot(config, ct);
-		if (config->zone[key.zone].kinds & CTCACHE_KIND_ROUTE) {
-			stash->skb = skb;
-			stash->ct = ct;
-			stash->epoch = epoch;
-			stash->key = key;
-		}
-	}
-	ctc_missed(cn, cpu, config, ctc_slot(config, ct), miss);
-}
-
-static void ctc_learn(struct ctc_net *cn, struct ctc_stash *stash, const struct sk_buff *skb,
-		      bool local)
-{
-	const struct ctc_config *config = rcu_dereference(cn->config);
-	struct fib6_info *f6i;
-	enum ip_conntrack_info ctinfo;
-	struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
-	struct ctc_flow *flow;
-	u32 number;
-
-	stash->skb = NULL;
-	if (ct != stash->ct)
-		return;
-	stash->key.local = local;
-	/* Early demux gave the packet a socket, and that socket's route: another packet's. */
-	if (skb->sk || !ctc_route_learn(cn, skb, &stash->key, &f6i)) {
-		ctc_count(cn, CTCACHE_STAT_REFUSED);
+	else if (likely(number >> CTC_EPOCH_SHIFT == epoch))
+		miss = ctc_hit(cn, skb, number, &key, &d);
+	else
+		miss = number ? CTCACHE_MISS_EPOCH : CTCACHE_MISS_NONE;
+	if (likely(!miss)) {
+		ctc_zone_count(config, d->key.zone)->hits++;
+		if (unlikely(config->proof) && ctc_proof_due(cn, config->proof))
+			ctc_prove(cn, skb, epoch, &key);
 		return;
 	}
-	flow = ctc_flow_find(ct, config->carrier);
-	number = flow ? ctc_intern(cn, stash->epoch, &stash->key, skb_dst(skb), f6i) : 0;
-	if (!number)
-		return;
-	WRITE_ONCE(flow->number[CTINFO2DIR(ctinfo)], number);
-	ctc_zone_count(config, stash->key.zone)->learned++;
+	this_cpu_inc(cn->cpu->miss[miss]);
+	key.zone = ctc_slot(config, ct);
+	ctc_zone_count(config, key.zone)->misses++;
+	if (miss != CTCACHE_MISS_UNFIT && miss != CTCACHE_MISS_ADDRESS &&
+	    miss != CTCACHE_MISS_SOCKET && config->zone[key.zone].kinds & CTCACHE_KIND_ROUTE)
+		ctc_learn(cn, skb, &flow->number[dir], epoch, config, &key);
 }
 
 static unsigned int ctc_pre_routing4(void *priv, struct sk_buff *skb,
 				     const struct nf_hook_state *state)
 {
-	if (likely(in_softirq()))
-		ctc_pre_routing(priv, skb, AF_INET);
+	ctc_pre_routing(priv, skb, AF_INET);
 	return NF_ACCEPT;
 }
 
 static unsigned int ctc_pre_routing6(void *priv, struct sk_buff *skb,
 				     const struct nf_hook_state *state)
 {
-	if (likely(in_softirq()))
-		ctc_pre_routing(priv, skb, AF_INET6);
+	ctc_pre_routing(priv, skb, AF_INET6);
 	return NF_ACCEPT;
 }
-
-static unsigned int ctc_learn_at(struct ctc_net *cn, const struct sk_buff *skb, bool local)
-{
-	struct ctc_stash *stash;
-
-	if (unlikely(!in_softirq()))
-		return NF_ACCEPT;
-	stash = ctc_stash(this_cpu_ptr(cn->cpu), skb);
-	if (unlikely(stash->skb == skb))
-		ctc_learn(cn, stash, skb, local);
-	return NF_ACCEPT;
-}
-
-static unsigned int ctc_forward(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
-{
-	return ctc_learn_at(priv, skb, false);
-}
-
-static unsigned int ctc_local_in(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
-{
-	return ctc_learn_at(priv, skb, true);
-}
-
-#define CTC_HOOK(family, at, function)                                                             \
-	{                                                                                          \
-		.hook = function, .pf = NFPROTO_##family, .hooknum = NF_INET_##at,                 \
-		.priority = INT_MAX,                                                               \
-	}
 
 static const struct nf_hook_ops ctc_hooks[] = {
-	CTC_HOOK(IPV4, PRE_ROUTING, ctc_pre_routing4), CTC_HOOK(IPV4, FORWARD, ctc_forward),
-	CTC_HOOK(IPV4, LOCAL_IN, ctc_local_in),
+	{
+		.hook = ctc_pre_routing4,
+		.pf = NFPROTO_IPV4,
+		.hooknum = NF_INET_PRE_ROUTING,
+		.priority = INT_MAX,
+	},
 #if CTC_IPV6
-	CTC_HOOK(IPV6, PRE_ROUTING, ctc_pre_routing6), CTC_HOOK(IPV6, FORWARD, ctc_forward),
-	CTC_HOOK(IPV6, LOCAL_IN, ctc_local_in),
+	{
+		.hook = ctc_pre_routing6,
+		.pf = NFPROTO_IPV6,
+		.hooknum = NF_INET_PRE_ROUTING,
+		.priority = INT_MAX,
+	},
 #endif
 };
 

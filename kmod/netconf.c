@@ -46,6 +46,8 @@ int ctc_netconf_start(struct ctc_net *cn)
 		return err;
 	rcu_assign_sk_user_data(cn->netconf->sk, cn);
 	cn->netconf->sk->sk_data_ready = ctc_netconf_ready;
+	/* A message that could not be made is announced, too. */
+	cn->netconf->sk->sk_error_report = ctc_netconf_ready;
 	err = kernel_bind(cn->netconf, (struct sockaddr *)&address, sizeof(address));
 	if (err)
 		ctc_netconf_stop(cn);

@@ -28,17 +28,12 @@
 
 #include "ctc.h"
 
-#define CTC_SYSCTL_SRC_VMARK 0x80
-
-/* What fib_validate_source() reads of an input device, in a byte. Under RCU. */
-u8 ctc_sysctl4(const struct net_device *dev)
+/* Under RCU. */
+bool ctc_src_vmark(const struct net_device *dev)
 {
 	struct in_device *in_dev = __in_dev_get_rcu(dev);
 
-	if (!in_dev)
-		return 0xff;
-	return (IN_DEV_RPFILTER(in_dev) & 0x7f) |
-	       (IN_DEV_SRC_VMARK(in_dev) ? CTC_SYSCTL_SRC_VMARK : 0);
+	return in_dev && IN_DEV_SRC_VMARK(in_dev);
 }
 
 static bool ctc_dst_current(const struct dst_entry *dst)
@@ -86,12 +81,22 @@ enum ctcache_miss ctc_route_valid(struct ctc_net *cn, const struct sk_buff *skb,
 	return 0;
 }
 
+/* Whether the packet does not go on from here. */
+static bool ctc_route_local(const struct dst_entry *dst, u8 family)
+{
+#if CTC_IPV6
+	if (family == AF_INET6)
+		return dst_rt6_info(dst)->rt6i_flags & (RTF_LOCAL | RTF_ANYCAST | RTF_REJECT);
+#endif
+	return container_of(dst, struct rtable, dst)->rt_type != RTN_UNICAST;
+}
+
 static bool ctc_learn4(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key)
 {
 	const struct rtable *rt = skb_rtable(skb);
 
 	key->flags = IPCB(skb)->flags & IPSKB_MULTIPATH;
-	return rt_is_input_route(rt) && rt->rt_type == (key->local ? RTN_LOCAL : RTN_UNICAST) &&
+	return rt_is_input_route(rt) && (!key->local || rt->rt_type == RTN_LOCAL) &&
 	       !READ_ONCE(rt->rt_uncached_list) && rt->rt_genid == rt_genid_ipv4(cn->net) &&
 	       !(IPCB(skb)->flags & IPSKB_DOREDIRECT);
 }
@@ -105,8 +110,7 @@ static bool ctc_learn6(struct ctc_net *cn, const struct sk_buff *skb, struct ctc
 
 	key->flags = IP6CB(skb)->flags & IP6SKB_MULTIPATH;
 	if (!from || rt->rt6i_flags & (RTF_REJECT | RTF_ANYCAST) ||
-	    !(rt->rt6i_flags & (RTF_PCPU | RTF_CACHE)) ||
-	    !!(rt->rt6i_flags & RTF_LOCAL) != key->local || READ_ONCE(rt->rt6i_uncached_list) ||
+	    !(rt->rt6i_flags & (RTF_PCPU | RTF_CACHE)) || READ_ONCE(rt->rt6i_uncached_list) ||
 	    !READ_ONCE(cn->net->ipv6.devconf_all->forwarding))
 		return false;
 	/*
@@ -121,8 +125,8 @@ static bool ctc_learn6(struct ctc_net *cn, const struct sk_buff *skb, struct ctc
 #endif
 
 /*
- * Whether the packet's dst, which a lookup for @key has just found, may be kept. Completes the
- * key; *f6i is what the decision must hold besides. Under RCU.
+ * Whether the packet's dst, which a lookup for @key has just found, may be kept. Completes the key,
+ * in any case with "local"; *f6i is what the decision must hold besides. Under RCU.
  */
 bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key,
 		     struct fib6_info **f6i)
@@ -131,7 +135,8 @@ bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_k
 	const struct net_device *dev;
 
 	*f6i = NULL;
-	if (!dst || dst->error || dst->lwtstate || ctc_dst_has_xfrm(dst) || !ctc_dst_current(dst))
+	key->local = ctc_route_local(dst, key->family);
+	if (dst->error || dst->lwtstate || ctc_dst_has_xfrm(dst) || !ctc_dst_current(dst))
 		return false;
 	/* Redirects are sent for each packet; without a link, a sysctl counts (netconf.c). */
 	dev = READ_ONCE(dst->dev);

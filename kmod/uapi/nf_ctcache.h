@@ -200,10 +200,12 @@ enum ctcache_miss {
 	CTCACHE_MISS_MARK,
 	CTCACHE_MISS_DSCP,
 	/* rp_filter or src_valid_mark of the input device changed */
-	CTCACHE_MISS_SYSCTL,
+	CTCACHE_MISS_SYSCTL, /* src_valid_mark of the input device, IPv6 forwarding */
 	/* the kernel gave the route up: path MTU, redirect, expiry */
 	CTCACHE_MISS_OBSOLETE,
 	CTCACHE_MISS_MULTIPATH,		/* a choice that depends on more than the flow */
+	/* delivered here, where the stack asks for the socket first (ip_early_demux) */
+	CTCACHE_MISS_SOCKET,
 	__CTCACHE_MISS_MAX,
 };
 
