@@ -185,7 +185,7 @@ def u32(name, value):
 
 def zone(value):
     names = ENUM["zone_attr"]
-    ident, kinds, clas = (value.split(":") + ["route", "0"])[:3] if value.count(":") < 2 else value.split(":")
+    ident, kinds, clas = value.split(":") + ["route", "0"][value.count(":"):]
     return attribute(ATTR["zone"], attribute(names["id"], struct.pack("=H", int(ident))) +
                      attribute(names["kinds"], struct.pack("=I", KINDS[kinds])) +
                      attribute(names["class"], struct.pack("=I", int(clas))), nested=True)

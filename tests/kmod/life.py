@@ -1,0 +1,204 @@
+#!/usr/bin/python3
+"""From load to unload, in traffic: whatever comes and goes, no flow is lost, nothing stays behind, nothing waits for us."""
+
+import os
+import re
+import time
+
+import kit
+from kit import Delta, Net, Skip, Traffic, conntrack, ctc, ip, nft, run, same, state, sysctl, wait_until, yes
+
+
+def memory():
+    """What the module holds: (bytes of its vmalloc areas, references on it)."""
+    with open("/proc/vmallocinfo") as file:
+        areas = sum(int(line.split()[1]) for line in file if re.search(r"\bctc_", line))
+    with open("/sys/module/nf_ctcache/refcnt") as file:
+        return areas, int(file.read())
+
+
+def slab(*names):
+    """Objects in use, by name of the cache."""
+    with open("/proc/slabinfo") as file:
+        return {line.split()[0]: int(line.split()[1]) for line in file if line.split()[0] in names}
+
+
+def all_by(records, *devices):
+    same([record for record in records if record[2] not in devices], [], "lost or astray")
+
+
+def test_load_and_unload():
+    """A hundred lives of the module."""
+    with Net(carrier="none") as net:
+        flows = [net.flow(family).settle(hits=False) for family in (4, 6)]
+        with Traffic(flows) as traffic:
+            for turn in range(100):
+                kit.unload()
+                kit.load()
+                ctc("config", ("act_ct", "labels")[turn % 2], "proof=1")
+                if turn % 10 == 0:
+                    traffic.more(2)
+                    net.flow(4).settle()
+            records = traffic.stop()
+        all_by(records, "rb")
+        yes(len(records) > 50, f"only {len(records)} exchanges")
+        same(kit.stat("mismatches"), 0, "mismatches")
+
+
+def test_configure_often():
+    """What configurations take they give back."""
+    with Net(config=["decisions=60000"]) as net:
+        net.flow(4).settle()
+        before = memory()
+        yes(before[0] > 0, "no vmalloc area is known by name")
+        for turn in range(50):
+            net.config("decisions=60000", f"zone={turn}")
+        same(memory(), before, "bytes, references")
+        for turn in range(20):
+            ctc("config", "none")
+            same(memory()[0], 0, "bytes when switched off")
+            net.config("decisions=60000")
+        same(memory(), before, "bytes, references")
+
+
+def test_namespaces():
+    """Namespaces that come, learn, and go with all that they have."""
+    with Net() as net:
+        flows = net.flows()
+        yes(run("unshare", "-n", "true", check=False).returncode == 0, "no namespaces")
+        run("modprobe", "dummy", check=False)
+        with Traffic(flows) as traffic:
+            for turn in range(8):
+                name = f"x{turn}"
+                run("ip", "-batch", "-", text=f"netns add {name}\nlink add xa netns {name} type veth peer name xb{turn} netns a\n")
+                ip(name, "link set lo up\naddr add 10.9.9.1/24 dev xa\nlink set xa up")
+                ip("a", f"addr add 10.9.9.2/24 dev xb{turn}\nlink set xb{turn} up")
+                ctc("config", ("act_ct", "labels")[turn % 2], name=name)
+                nft(name, "table inet t { chain f { type filter hook input priority 0; ct state established accept; }; }")
+                sysctl(name, ipv4__ip_early_demux=0)
+                peer = kit.Peer(name, 7)
+                flow = net.flow(4, peer=peer, to="10.9.9.1").settle(hits=False)
+                wait_until(lambda: ctc("stats", name=name)["stats"]["hits"] or flow.go(1) and 0, "hits there")
+                yes(ctc("stats", name=name)["stats"]["decisions"] > 0, "no decision there")
+                for sock in (*peer.sockets.values(), flow.sock):
+                    sock.close()
+                run("ip", "netns", "del", name)
+                # The namespace is gone when its device is, whose other end goes with it.
+                wait_until(lambda: f"xb{turn}" not in run("ip", "-n", "a", "-br", "link").stdout, "the end of the namespace")
+            records = traffic.stop()
+        all_by(records, "rb")
+
+
+def test_interfaces():
+    """A device goes at once, whatever was learned over it, and flows find the other way."""
+    with Net(config=["proof=1"]) as net:
+        ip("b", "route replace default via 10.0.3.1\nroute replace default via fd03::1")
+        ip("r", "route add 10.0.9.0/24 via 10.0.3.2 metric 100\nroute add fd09::/64 via fd03::2 metric 9999")
+        flows = net.flows()
+        for turn in range(5):
+            for flow in flows:
+                flow.settle().via("rb", 2)
+            began = time.monotonic()
+            ip("r", "link del rb")
+            took = time.monotonic() - began
+            yes(took < 5, f"link del took {took:.1f} s")
+            for flow in flows:
+                flow.via("rc", 3)
+            run("ip", "-batch", "-", text="link add rb netns r type veth peer name rb netns b\n")
+            ip("b", "link set rb addrgenmode none\naddr add 10.0.2.2/24 dev rb\naddr add fd02::2/64 dev rb nodad\n"
+                    "addr add fe80::2/64 dev rb nodad\nlink set rb up")
+            ip("r", "link set rb addrgenmode none\naddr add 10.0.2.1/24 dev rb\naddr add fd02::1/64 dev rb nodad\n"
+                    "addr add fe80::1/64 dev rb nodad\nlink set rb up\nroute add 10.0.9.0/24 via 10.0.2.2\nroute add fd09::/64 via fd02::2")
+            with kit.inside("b"):
+                net.peer.devices.update({index: name for index, name in kit.socket.if_nameindex()})
+        same(kit.stat("mismatches"), 0, "mismatches")
+
+
+def test_interface_moves():
+    """A device that goes to another namespace is as good as deleted."""
+    with Net() as net:
+        ip("b", "route replace default via 10.0.3.1\nroute replace default via fd03::1")
+        ip("r", "route add 10.0.9.0/24 via 10.0.3.2 metric 100\nroute add fd09::/64 via fd03::2 metric 9999")
+        flows = net.flows()
+        ip("r", "link set rb netns a")
+        for flow in flows:
+            flow.via("rc", 3)
+
+
+def test_conntrack_flushed():
+    with Net(config=["proof=1"]) as net:
+        flows = [net.flow(family) for family in (4, 6) for _ in range(5)]
+        for flow in flows:
+            flow.settle(hits=False)
+        with Traffic(flows) as traffic:
+            for _ in range(20):
+                conntrack("r", "-F")
+                traffic.more(10)
+            records = traffic.stop()
+        all_by(records, "rb")
+        same(kit.stat("mismatches"), 0, "mismatches")
+        flows[0].settle()
+
+
+def test_many_changes():
+    """Routes change as fast as they can for some seconds, beside the flow's own."""
+    with Net(config=["proof=1"]) as net:
+        flows = net.flows()
+        changes = "".join(f"route {word} 198.51.100.{n}/32 via 10.0.3.2\nroute {word} fd0c::{n:x}/128 via fd03::2\n"
+                          for n in range(250) for word in ("add", "del"))
+        delta, number = Delta(), 0
+        began = time.monotonic()
+        with Traffic(flows) as traffic:
+            while time.monotonic() < began + 4:
+                ip("r", changes)
+                number += 1000
+            seconds = time.monotonic() - began
+            records = traffic.stop()
+        packets = 2 * len(records)
+        print(f"     {number / seconds:.0f} changes a second: {packets / seconds:.0f} packets a second, "
+              f"{100 * delta.hits / packets:.0f} % hits, {sum(way is None for _, _, way in records)} lost")
+        all_by(records, "rb")
+        same(delta.mismatches, 0, "mismatches")
+        for flow in flows:
+            flow.settle()
+
+
+def test_dsts_are_given_back():
+    """No route object stays behind, however often routes and epochs change."""
+    with Net() as net:
+        flows = net.flows()
+        names = ("ip_dst_cache", "ip6_dst_cache", "nf_conntrack")
+
+        def churn(number):
+            for turn in range(number):
+                net.way(("rc", "rb")[turn % 2])
+                for flow in flows:
+                    flow.go(1)
+            # Freed after grace periods, on their own time.
+            ctc("flush")
+        churn(10)
+        before = slab(*names)
+        if not before:
+            raise Skip("these caches have no names of their own")
+        churn(300)
+        wait_until(lambda: all(value <= before[name] + 150 for name, value in slab(*names).items()) or ctc("flush"),
+                   lambda: f"{before} became {slab(*names)}", 30)
+
+
+def test_down_and_up():
+    """Everything of the router goes down and comes back."""
+    with Net(config=["proof=1"]) as net:
+        flows = net.flows()
+        for _ in range(3):
+            ip("r", "link set ra down\nlink set rb down")
+            same([flow.exchange(0.2) for flow in flows], [None, None], "without links")
+            ip("r", "link set ra up\nlink set rb up\naddr replace fd01::1/64 dev ra nodad\naddr replace fe80::1/64 dev ra nodad\n"
+                    "addr replace fd02::1/64 dev rb nodad\naddr replace fe80::1/64 dev rb nodad\n"
+                    "route replace 10.0.9.0/24 via 10.0.2.2\nroute replace fd09::/64 via fd02::2")
+            for flow in flows:
+                flow.settle().via("rb")
+        same(kit.stat("mismatches"), 0, "mismatches")
+
+
+if __name__ == "__main__":
+    kit.main()
