@@ -11,7 +11,7 @@ import struct
 import time
 
 import kit
-from kit import SOL_IPV6, Delta, Net, Peer, Skip, Stream, ctc, gained, hits_none, ip, nft, run, same, sysctl, wait_until, yes
+from kit import SOL_IPV6, Delta, Net, Skip, Stream, ctc, gained, hits_none, ip, nft, run, same, sysctl, wait_until, yes
 
 IP_OPTIONS, IPV6_DSTOPTS, IPV6_FLOWINFO_SEND, IPV6_UNICAST_HOPS, IPV6_TCLASS = 4, 59, 33, 16, 67
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IPV6_MTU_DISCOVER, IP_TRANSPARENT, IPV6_AUTOFLOWLABEL = 10, 2, 23, 19, 70
@@ -435,21 +435,13 @@ def test_shared_next_hop6():
 def test_local_delivery():
     with proved() as net:
         sysctl("r", ipv4__ip_early_demux=0)
-        peer = LocalPeer()
         for family, address in ((4, "10.0.1.1"), (6, "fd01::1")):
-            flow = net.flow(family, peer=peer, to=address).settle(hits=False)
+            flow = net.flow(family, at="r", to=address).settle(hits=False)
             wait_until(lambda: flow.hits(directions=1), f"hits of local delivery, IPv{family}")
             yes(flow.descriptor()["original"]["decision"]["local"], "local")
         # Forwarded flows of the same key have decisions of their own.
         for flow in net.flows():
             yes("local" not in flow.descriptor()["original"]["decision"], "not local")
-
-
-class LocalPeer(Peer):
-    """r's own end; its devices are r's."""
-
-    def __init__(self, port=8):
-        super().__init__("r", port)
 
 
 def test_early_demux():
@@ -519,7 +511,7 @@ def test_vrf():
 
 def test_tproxy():
     with proved() as net:
-        four = net.flow(4).settle()
+        four = net.flow(4, port=7).settle()
         with kit.inside("r"):
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
@@ -542,10 +534,8 @@ def test_related():
     """ICMP errors carry their flow's entry, with other addresses."""
     with proved() as net:
         for family, to in ((4, "10.0.9.1"), (6, "fd09::1")):
-            closed = kit.Peer("b", 77)
-            flow = net.flow(family, peer=closed, to=to).settle()
-            for sock in closed.sockets.values():
-                sock.close()
+            flow = net.flow(family, to=to).settle()
+            flow.peer.sock.close()
             delta = Delta()
             flow.sock.settimeout(kit.PATIENCE)
             flow.sock.send(b"anybody?")

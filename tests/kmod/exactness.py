@@ -219,7 +219,7 @@ def test_two_zones():
         for _ in range(3):
             for mark, device in ((0, "rb"), (9, "rc")):
                 flow.sock.setsockopt(kit.socket.SOL_SOCKET, so_mark, mark)
-                net.peer.sockets[4].setsockopt(kit.socket.SOL_SOCKET, so_mark, mark)
+                flow.peer.sock.setsockopt(kit.socket.SOL_SOCKET, so_mark, mark)
                 flow.via(device, 4)
         one, two = (ctc("flow", *flow.tuple(), f"zone={zone}")["flow"] for zone in (1, 2))
         same((one["class"], two["class"]), (11, 22), "classes")

@@ -30,6 +30,7 @@ import client
 
 CARRIER = os.environ.get("CARRIER", "act_ct")
 PATIENCE = 5.0  # for an answer that must come
+LIMIT = 150  # seconds for a test
 CLONE_NEWNET = 0x40000000
 SOL_IPV6, IP_PKTINFO, IPV6_RECVPKTINFO, IPV6_PKTINFO, IPV6_FREEBIND = 41, 8, 49, 50, 78
 LINKS = {"ra": ("a", 1), "rb": ("b", 2), "rc": ("b", 3), "rd": ("a", 4)}  # device of r: the host behind, net
@@ -179,7 +180,6 @@ class Net:
             sysctl(name, ipv6__auto_flowlabels=0)  # routes with next hop objects are not cached for packets with labels
         if self.conntracked:
             nft("r", "table inet t { chain f { type filter hook forward priority 0; ct state established accept; }; }")
-        self.peer = Peer("b", 7)
         if self.carrier != "none":
             self.config(*self.config_words)
         return self
@@ -193,7 +193,7 @@ class Net:
         return ctc("config", self.carrier, *words)
 
     def flow(self, family=4, **options):
-        return Flow(family, options.pop("peer", self.peer), **options)
+        return Flow(family, **options)
 
     def flows(self):
         """One of each family, which hit in both directions."""
@@ -208,65 +208,67 @@ class Net:
 
 
 class Peer:
-    """b's end: answers on UDP, from the address that was asked, and tells by which device it was asked."""
+    """A flow's other end: answers from the address that was asked, and tells by which device it was asked."""
 
-    def __init__(self, name, port):
-        self.port, self.sockets = port, {}
+    def __init__(self, family, name, port):
+        self.family = family
         with inside(name):
-            self.devices = {index: device for index, device in socket.if_nameindex()}
-            for family, domain in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-                sock = self.sockets[family] = socket.socket(domain, socket.SOCK_DGRAM)
-                if family == 4:
-                    sock.setsockopt(socket.SOL_IP, IP_PKTINFO, 1)
-                else:
-                    sock.setsockopt(SOL_IPV6, socket.IPV6_V6ONLY, 1)
-                    sock.setsockopt(SOL_IPV6, IPV6_RECVPKTINFO, 1)
-                    sock.setsockopt(SOL_IPV6, IPV6_FREEBIND, 1)  # answers from any address of its /64
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-                sock.bind(("", port))
+            self.devices = dict(socket.if_nameindex())
+            self.sock = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+        if family == 4:
+            self.sock.setsockopt(socket.SOL_IP, IP_PKTINFO, 1)
+        else:
+            self.sock.setsockopt(SOL_IPV6, IPV6_RECVPKTINFO, 1)
+            self.sock.setsockopt(SOL_IPV6, IPV6_FREEBIND, 1)  # answers from any address of its /64
+        self.sock.bind(("", port))
+        self.port = self.sock.getsockname()[1]
 
-    def answer(self, family, wanted, patience):
+    def answer(self, wanted, patience):
         """Answers the datagram `wanted` and returns the device that it came by; None when it did not come."""
-        sock, end = self.sockets[family], time.monotonic() + patience
+        end = time.monotonic() + patience
         while True:
-            if not select.select([sock], [], [], max(0, end - time.monotonic()))[0]:
+            if not select.select([self.sock], [], [], max(0, end - time.monotonic()))[0]:
                 return None
-            data, notes, _, peer = sock.recvmsg(65536, 256)
+            data, notes, _, peer = self.sock.recvmsg(65536, 256)
             if data != wanted:
                 continue  # late: of an exchange that was given up
             for _, kind, note in notes:
-                if family == 4 and kind == IP_PKTINFO:
+                if self.family == 4 and kind == IP_PKTINFO:
                     index, address = struct.unpack("=i4x4s", note[:12])
                     reply = (socket.SOL_IP, IP_PKTINFO, struct.pack("=i4s4x", 0, address))
-                elif family == 6 and kind == IPV6_PKTINFO:
+                elif self.family == 6 and kind == IPV6_PKTINFO:
                     address, index = struct.unpack("=16si", note)
                     reply = (SOL_IPV6, IPV6_PKTINFO, struct.pack("=16si", address, 0))
             try:
-                sock.sendmsg([data], [reply], 0, peer)
+                self.sock.sendmsg([data], [reply], 0, peer)
             except OSError:
-                pass  # no way back: the other end will miss it
+                pass  # no way back: the asking end will miss it
             return self.devices.get(index, index)
 
 
 class Flow:
-    """A UDP socket of a (or another host) and its exchanges with a peer.
+    """A UDP socket of a, its peer in b, and their exchanges.
 
     One that is not connected sends packets without a hash of their own, as they come from a wire.
     """
 
     count = 0
 
-    def __init__(self, family, peer, to=None, name="a", source=None, sport=0, connected=True):
-        self.family, self.peer, self.lost, self.sent = family, peer, 0, 0
+    def __init__(self, family, to=None, at="b", port=0, source=None, connected=True):
+        self.family, self.lost, self.sent, self.connected = family, 0, 0, connected
         self.to = to or FAR[family]
-        with inside(name):
+        self.peer = Peer(family, at, port)
+        with inside("a"):
             self.sock = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
-        self.sock.bind((source or "", sport))
-        self.connected = connected
+        self.sock.bind((source or "", 0))
         if connected:
-            self.sock.connect((self.to, peer.port))
+            self.sock.connect((self.to, self.peer.port))
         Flow.count += 1
         self.head = b"%d." % Flow.count
+
+    def close(self):
+        self.sock.close()
+        self.peer.sock.close()
 
     def tuple(self):
         """Words for `client.py flow`."""
@@ -283,7 +285,7 @@ class Flow:
         way = answered = None
         try:
             self.sock.send(data) if self.connected else self.sock.sendto(data, (self.to, self.peer.port))
-            way = self.peer.answer(self.family, data, patience)
+            way = self.peer.answer(data, patience)
             while way and not answered and select.select([self.sock], [], [], patience)[0]:
                 answered = self.sock.recv(65536) == data
         except OSError:
@@ -464,6 +466,8 @@ def hits_none(flow, number=5, **counted):
 # --- running ---
 
 def one(test):
+    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError(f"not done in {LIMIT} s")))
+    signal.alarm(LIMIT)
     try:
         test()
         return "PASS", ""
@@ -471,6 +475,8 @@ def one(test):
         return "SKIP", f": {reason}"
     except Exception:
         return "FAIL", "\n" + "".join(f"     {line}\n" for line in traceback.format_exc().splitlines())
+    finally:
+        signal.alarm(0)
 
 
 def main():
