@@ -98,6 +98,17 @@ static __always_inline bool ctc_addressed(const struct sk_buff *skb, const struc
 	       ipv6_addr_equal(&ipv6_hdr(skb)->daddr, &destination->in6);
 }
 
+/* Why the packet may not be looked at any further, or 0. Makes its key. */
+static __always_inline enum ctcache_miss ctc_unfit(const struct sk_buff *skb,
+						   const struct nf_conn *ct,
+						   enum ip_conntrack_dir dir, u8 family,
+						   struct ctc_key *key)
+{
+	if (unlikely(!ctc_fit(skb, ct, family, key)))
+		return CTCACHE_MISS_UNFIT;
+	return likely(ctc_addressed(skb, ct, dir, family)) ? 0 : CTCACHE_MISS_ADDRESS;
+}
+
 /* Only the key's fields before the lookup; sysctl is of IPv4. In one go when they are equal. */
 static enum ctcache_miss ctc_key_differs(const struct ctc_key *a, const struct ctc_key *b)
 {
@@ -124,7 +135,7 @@ static bool ctc_early_demux(const struct net *net, const struct sk_buff *skb, u8
 
 /* Sets the dst that @number stands for, or says why not. */
 static __always_inline enum ctcache_miss ctc_hit(struct ctc_net *cn, struct sk_buff *skb,
-						 u32 number, const struct ctc_key *key,
+						 u32 number, u32 epoch, const struct ctc_key *key,
 						 const struct ctc_decision **hit)
 {
 	struct ctc_table *table = rcu_dereference(cn->table);
@@ -134,6 +145,8 @@ static __always_inline enum ctcache_miss ctc_hit(struct ctc_net *cn, struct sk_b
 	struct dst_entry *dst;
 	u16 flags;
 
+	if (unlikely(number >> CTC_EPOCH_SHIFT != epoch))
+		return number ? CTCACHE_MISS_EPOCH : CTCACHE_MISS_NONE;
 	if (unlikely(index >= table->size || READ_ONCE(d->number) != number))
 		return CTCACHE_MISS_EPOCH;
 	smp_rmb(); /* pairs with ctc_insert(): the content of this number */
@@ -239,24 +252,21 @@ static __always_inline void ctc_pre_routing(struct ctc_net *cn, struct sk_buff *
 			ctc_new_flow(cn, config, ct);
 		return;
 	}
-	flow = ctc_flow_find(ct, config->carrier);
-	if (!flow || !nf_ct_is_confirmed(ct))
-		return;
+	/* With many flows nobody has touched this line yet: it may come meanwhile. */
+	prefetch(ct->ext);
 	epoch = ctc_epoch(cn, family);
 	if (unlikely(!epoch))
 		return;
 	/* Again: whoever sees an epoch must see the configuration that it began with. */
 	config = rcu_dereference(cn->config);
 	dir = CTINFO2DIR(ctinfo);
+	miss = ctc_unfit(skb, ct, dir, family, &key);
+	flow = ctc_flow_find(ct, config->carrier);
+	if (!flow || !nf_ct_is_confirmed(ct))
+		return;
 	number = READ_ONCE(flow->number[dir]);
-	if (unlikely(!ctc_fit(skb, ct, family, &key)))
-		miss = CTCACHE_MISS_UNFIT;
-	else if (unlikely(!ctc_addressed(skb, ct, dir, family)))
-		miss = CTCACHE_MISS_ADDRESS;
-	else if (likely(number >> CTC_EPOCH_SHIFT == epoch))
-		miss = ctc_hit(cn, skb, number, &key, &d);
-	else
-		miss = number ? CTCACHE_MISS_EPOCH : CTCACHE_MISS_NONE;
+	if (likely(!miss))
+		miss = ctc_hit(cn, skb, number, epoch, &key, &d);
 	if (likely(!miss)) {
 		ctc_zone_count(config, d->key.zone)->hits++;
 		if (unlikely(config->proof) && ctc_proof_due(cn, config->proof))
