@@ -6,18 +6,25 @@
 
 #define INJECT_BATCH 64
 
-/* What to send; `frames` frames of `frame_length` bytes follow. Host byte order. */
+/*
+ * What to send; `frames` frames of `frame_length` bytes follow and are sent in turn. Without any, those
+ * of the descriptor's last run are sent again. Host byte order.
+ */
 struct inject_run {
-	__u32 ifindex;
+	__u32 ifindex[2];
 	__u32 frames;
 	__u32 frame_length;
-	__u32 padding;
+	__u32 list;	/* packets of one netif_receive_skb_list(); 0: netif_receive_skb() for each */
+	__u32 period;	/* of so many batches, the second goes to ifindex[1]; 0: none does */
 	__u64 packets;
 };
 
+/* `batches` times a __u32 follow: the cycles of each batch. */
 struct inject_result {
 	__u64 packets;
 	__u64 cycles;
+	__u32 kilohertz;	/* of the clock */
+	__u32 batches;
 };
 
 #endif

@@ -156,8 +156,8 @@ class Variant:
     @staticmethod
     def inject(index, frames, packets):
         with open("/dev/inject", "r+b", buffering=0) as device:
-            device.write(struct.pack("=IIIIQ", index, len(frames), len(frames[0]), 0, packets) + b"".join(frames))
-            sent, cycles = struct.unpack("=QQ", device.read(16))
+            device.write(struct.pack("=IIIIIIQ", index, 0, len(frames), len(frames[0]), 0, 0, packets) + b"".join(frames))
+            sent, cycles, *_ = struct.unpack("=QQII", device.read(24))
         if sent != packets:
             sys.exit(f"{sent} of {packets} packets were injected")
         return cycles

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The floor: what a cache of lookups would cost if it looked at nothing.
+ *
+ * FORWARD keeps the dst that the stack found for the first packet of a family, PRE_ROUTING, last of
+ * all, gives it to every packet of that family and device that follows, without a question. So it
+ * forwards rightly only where every packet goes the same way: in a benchmark.
+ *
+ * /dev/floor, for root: the first write() begins it in the network namespace of the writer, the
+ * second one, when the dsts are known, ends the hooks in FORWARD; closing the descriptor ends all
+ * and gives the dsts back.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/netfilter_ipv4.h>
+#include <linux/netfilter_ipv6.h>
+#include <linux/nsproxy.h>
+#include <linux/skbuff.h>
+#include <linux/slab.h>
+#include <net/dst.h>
+#include <net/net_namespace.h>
+#include <net/netfilter/nf_conntrack.h>
+
+#define FLOOR_HOOKS 4
+#define FLOOR_LEARN 2 /* the last ones, which only learn */
+
+struct floor_preset {
+	struct dst_entry *dst;
+	int ifindex;
+};
+
+struct floor {
+	struct floor_preset preset[2]; /* IPv4, IPv6 */
+	struct net *net;
+	bool learning;
+	struct nf_hook_ops hooks[FLOOR_HOOKS];
+};
+
+static unsigned int floor_pre_routing(void *priv, struct sk_buff *skb,
+				      const struct nf_hook_state *state)
+{
+	const struct floor_preset *preset = priv;
+
+	if (preset->ifindex == skb->dev->ifindex)
+		skb_dst_set_noref(skb, preset->dst);
+	return NF_ACCEPT;
+}
+
+/* Only of established flows: it begins when a cache would. */
+static unsigned int floor_forward(void *priv, struct sk_buff *skb,
+				  const struct nf_hook_state *state)
+{
+	struct floor_preset *preset = priv;
+	enum ip_conntrack_info ctinfo;
+
+	if (preset->dst)
+		return NF_ACCEPT;
+	if (nf_ct_get(skb, &ctinfo) && ctinfo == IP_CT_ESTABLISHED && dst_hold_safe(skb_dst(skb))) {
+		preset->dst = skb_dst(skb);
+		smp_store_release(&preset->ifindex, state->in->ifindex); /* the dst comes first */
+	}
+	return NF_ACCEPT;
+}
+
+#define FLOOR_HOOK(family, at, function)                                                           \
+	{                                                                                          \
+		.hook = function, .pf = NFPROTO_##family, .hooknum = NF_INET_##at,                 \
+		.priority = INT_MAX,                                                               \
+	}
+
+static const struct nf_hook_ops floor_hooks[FLOOR_HOOKS] = {
+	FLOOR_HOOK(IPV4, PRE_ROUTING, floor_pre_routing),
+	FLOOR_HOOK(IPV6, PRE_ROUTING, floor_pre_routing),
+	FLOOR_HOOK(IPV4, FORWARD, floor_forward),
+	FLOOR_HOOK(IPV6, FORWARD, floor_forward),
+};
+
+static void floor_learned(struct floor *f)
+{
+	if (f->learning)
+		nf_unregister_net_hooks(f->net, f->hooks + FLOOR_HOOKS - FLOOR_LEARN, FLOOR_LEARN);
+	f->learning = false;
+}
+
+static int floor_begin(struct file *file)
+{
+	struct floor *f = kzalloc(sizeof(*f), GFP_KERNEL);
+	int i, err;
+
+	if (!f)
+		return -ENOMEM;
+	f->net = get_net(current->nsproxy->net_ns);
+	for (i = 0; i < FLOOR_HOOKS; i++) {
+		f->hooks[i] = floor_hooks[i];
+		f->hooks[i].priv = &f->preset[floor_hooks[i].pf == NFPROTO_IPV6];
+	}
+	err = nf_register_net_hooks(f->net, f->hooks, FLOOR_HOOKS);
+	if (err) {
+		put_net(f->net);
+		kfree(f);
+		return err;
+	}
+	f->learning = true;
+	file->private_data = f;
+	return 0;
+}
+
+static ssize_t floor_write(struct file *file, const char __user *data, size_t size, loff_t *offset)
+{
+	int err = 0;
+
+	if (file->private_data)
+		floor_learned(file->private_data);
+	else
+		err = floor_begin(file);
+	return err ?: (ssize_t)size;
+}
+
+static int floor_release(struct inode *inode, struct file *file)
+{
+	struct floor *f = file->private_data;
+
+	if (!f)
+		return 0;
+	floor_learned(f);
+	nf_unregister_net_hooks(f->net, f->hooks, FLOOR_HOOKS - FLOOR_LEARN);
+	synchronize_net(); /* packets that borrow the dsts */
+	dst_release(f->preset[0].dst);
+	dst_release(f->preset[1].dst);
+	put_net(f->net);
+	kfree(f);
+	return 0;
+}
+
+static int floor_open(struct inode *inode, struct file *file)
+{
+	file->private_data = NULL; /* misc_open() left the device there */
+	return 0;
+}
+
+static const struct file_operations floor_operations = {
+	.owner = THIS_MODULE,
+	.open = floor_open,
+	.release = floor_release,
+	.write = floor_write,
+	.llseek = noop_llseek,
+};
+
+static struct miscdevice floor_device = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "floor",
+	.fops = &floor_operations,
+	.mode = 0600,
+};
+
+module_misc_device(floor_device);
+
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("The floor under any cache of lookups, for benchmarks");
