@@ -42,8 +42,9 @@ def write_sysctl(name, value):
     with open(path, encoding="ascii") as file:
         before = file.read().strip()
     try:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(f"{value}\n")
+        file = os.open(path, os.O_WRONLY)
+        os.write(file, str(value).encode())  # once: some handlers answer 1, which means that they took it
+        os.close(file)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
     return before

@@ -19,7 +19,7 @@ import time
 
 from .cache import PATIENCE, Cache
 from .namespace import Namespace, check, libc, write_sysctl
-from .packet import ETHERTYPE, TCP, Packet, ether
+from .packet import ETHERTYPE, FRAGMENT, TCP, Packet, ether
 from .tools import Failed, Ip, Nft
 
 ETH_P_ALL, ETH_P_FENCE = 3, 0x88B5
@@ -55,17 +55,23 @@ COUNTERS = "table inet count {\n" + "".join(
 class Host:
     """The end of a wire, and the router's port on the other side."""
 
-    def __init__(self, name, number):
+    def __init__(self, name, number, net):
         self.name, self.port = name, "r" + name
         self.mac, self.gateway = f"02:00:00:00:{number:02x}:02", f"02:00:00:00:{number:02x}:01"
-        self.address = {4: f"10.0.{number}.2", 6: f"fd00:{number}::2"}
-        self.router = {4: f"10.0.{number}.1", 6: f"fd00:{number}::1"}
+        self.address = {4: f"10.0.{net}.2", 6: f"fd00:{net}::2"}
+        self.router = {4: f"10.0.{net}.1", 6: f"fd00:{net}::1"}
         self.up = True
 
     def open(self, network):
         self.wire = self.packet_socket(self.name)
         with network.router:
             self.inside = self.packet_socket(self.port, fence_only=True)
+
+    def revive(self):
+        """The wire works again; its sockets still have the news that it did not."""
+        self.up = True
+        for opened in (self.wire, self.inside):
+            opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     @staticmethod
     def packet_socket(interface, fence_only=False):
@@ -116,28 +122,28 @@ class Network:
     def __init__(self, mode):
         self.home, self.ends, self.router = os.open("/proc/self/ns/net", os.O_RDONLY), Namespace(), Namespace()
         check(libc.setns(self.ends.fd, 0))
-        self.hosts, self.steps, self.pumps, self.own, self.first_sequence, self.fences = {}, [], [], set(), {}, 0
+        self.hosts, self.steps, self.pumps, self.own, self.fences = {}, [], [], set(), 0
+        self.first_sequence, self.idents = {}, {}
         for name, value in ENDS_SYSCTLS.items():
             write_sysctl(name, value)
         with self.router:
             for name, value in ROUTER_SYSCTLS.items():
                 write_sysctl(name, value)
-            self.tools = self.run_ip, self.run_ip6, self.run_nft = Ip(), Ip("-6"), Nft()
+            self.tools = self.run_ip, self.run_ip6, self.run_nft = Ip("-details"), Ip("-6"), Nft()
             self.run_nft(COUNTERS)
         self.mode, self.cache = mode, None
 
     # --- setting up ---
 
-    def build(self, names, bare=()):
-        """Hosts a, b ... with numbers from 1 on; those in `bare` get no addresses in the router."""
-        found = [Host(name, number) for number, name in enumerate(names, 1)]
+    def build(self, names, same=0):
+        """Hosts a, b ..., each in a network of its own. With `same` networks begin anew after so many."""
+        found = [Host(name, number + 1, (number % same if same else number) + 1) for number, name in enumerate(names)]
         lines = ["link set lo up"]
         for host in found:
             lines += [f"link add dev {host.port} address {host.gateway} type veth peer name {host.name} address {host.mac} "
-                      f"netns {os.getpid()}", f"link set dev {host.port} up"]
-            if host.name not in bare:
-                lines += [f"addr add {host.router[4]}/24 dev {host.port}", f"addr add {host.router[6]}/64 dev {host.port} nodad"]
-                self.own |= set(host.router.values())
+                      f"netns {os.getpid()}", f"link set dev {host.port} up", f"addr add {host.router[4]}/24 dev {host.port}",
+                      f"addr add {host.router[6]}/64 dev {host.port} nodad"]
+            self.own |= set(host.router.values())
         self.run_ip(*lines)
         for host in found:
             set_up(host.name, True)
@@ -204,6 +210,7 @@ class Network:
             self.cache.settle()
 
     def unplug(self, host):
+        """The host's own end goes down, and the router's port loses its carrier."""
         set_up(host.name, False)
         self.wait(f"{host.port} to lose its carrier", lambda: not self.runs(host.port))
         host.up = False
@@ -211,7 +218,25 @@ class Network:
     def plug(self, host):
         set_up(host.name, True)
         self.wait(f"{host.port} to run", lambda: self.runs(host.port))
-        host.up = True
+        host.revive()
+
+    def port_down(self, host):
+        host.up = False
+        self.ip(f"link set dev {host.port} down")
+
+    def port_up(self, host):
+        self.ip(f"link set dev {host.port} up")
+        self.restore(host)
+
+    def restore(self, *hosts):
+        """What their ports have forgotten by going down and up: IPv6 addresses and neighbours."""
+        for host in hosts:
+            self.wait(f"{host.port} to run", lambda host=host: self.runs(host.port))
+            self.ip(f"addr replace {host.router[6]}/64 dev {host.port} nodad")
+            self.wait("IPv6 addresses", self.addresses_ready)
+            self.ip(*(f"neigh replace {address} lladdr {host.mac} dev {host.port} nud permanent"
+                      for address in host.address.values()))
+            host.revive()
 
     # --- traffic ---
 
@@ -240,10 +265,15 @@ class Network:
         self.steps.append(Step(what, text))
 
     def comparable(self, packet):
-        """The frame without what the router's own packets draw at random: identifiers, and TCP's first sequence number."""
-        if packet.source not in self.own:
-            return packet.frame
+        """The frame without what the router draws at random or from a clock: identifiers of its own packets and of the IPv6
+        packets that it fragments, its first TCP sequence numbers, times in IPv4's options."""
         data = bytearray(packet.frame)
+        if packet.version == 6 and packet.ip[6] == FRAGMENT:
+            data[58:62] = struct.pack("!I", self.idents.setdefault(bytes(data[58:62]), len(self.idents)))
+        if packet.version == 4 and packet.ip[0] > 0x45 and packet.ip[20] == 0x44:
+            data[24:26], data[38:14 + (packet.ip[0] & 15) * 4] = b"\0\0", bytes((packet.ip[0] & 15) * 4 - 24)
+        if packet.source not in self.own:
+            return bytes(data)
         if packet.version == 4:
             data[18:20] = data[24:26] = b"\0\0"
         if packet.protocol == TCP:

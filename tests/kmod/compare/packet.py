@@ -93,14 +93,15 @@ ERRORS = {  # name -> (type, code), by version
     "host": {4: (3, 1), 6: (1, 3)},
     "too big": {4: (3, 4), 6: (2, 0)},
     "time": {4: (11, 0), 6: (3, 0)},
+    "redirect": {4: (5, 1)},
 }
 
 
-def icmp_error(source, destination, name, quoted, mtu=0, **header):
-    """An error that quotes the packet `quoted`, as `source` would have received it."""
+def icmp_error(source, destination, name, quoted, rest=0, **header):
+    """An error that quotes `quoted`; `rest` is an MTU or a better router."""
     v = version(source)
     kind, code = ERRORS[name][v]
-    body = icmp(source, destination, kind, code, mtu, quoted[:28 + 64])
+    body = icmp(source, destination, kind, code, rest, quoted[:28 + 64])
     return ip(source, destination, ICMP if v == 4 else ICMP6, body, **header)
 
 

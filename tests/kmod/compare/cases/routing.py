@@ -181,17 +181,11 @@ def link(net):
                f"route add {FAR[version]} via {c.address[version]} metric 4000")
     flows = [Flow(net, a, FAR[version], protocol).warm() for version in VERSIONS for protocol in ("udp", "tcp")]
     flows += [Flow(net, a, b.address[version], sport=4001).warm() for version in VERSIONS]
-    b.up = False
-    net.ip("link set dev rb down")
+    net.port_down(b)
     again(net, *flows)
-    net.ip("link set dev rb up")
-    net.wait("rb to run", lambda: net.runs("rb"))
-    b.up = True
-    # IPv6 forgets addresses with the port; and both forget static routes and neighbours.
-    net.ip(f"addr replace {b.router[6]}/64 dev rb nodad")
-    net.wait("IPv6 addresses", net.addresses_ready)
-    net.ip(*(f"neigh replace {b.address[version]} lladdr {b.mac} dev rb nud permanent" for version in VERSIONS),
-           *(f"route replace {FAR[version]} via {b.address[version]}" for version in VERSIONS))
+    net.port_up(b)
+    again(net, *flows)
+    net.ip(*(f"route replace {FAR[version]} via {b.address[version]}" for version in VERSIONS))
     again(net, *flows)
 
 

@@ -1,0 +1,160 @@
+"""Packets that end in the router, or in a program on it, on their way."""
+
+import socket
+
+from ..case import case
+from ..flow import Flow
+from ..netfilter import Log, Queue
+from .forwarding import FAMILY, PROTOCOLS, VERSIONS
+from .routing import again
+
+IP_TRANSPARENT, IPV6_TRANSPARENT, IP_RECVORIGDSTADDR, IPV6_RECVORIGDSTADDR = 19, 75, 20, 74
+SOCKET_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+class Echo:
+    """A program in the router that sends back what it gets by UDP, from the address that it was sent to; a pump."""
+
+    def __init__(self, net, version, port, transparent=False):
+        self.net, self.version, self.port = net, version, port
+        with net.router:
+            self.socket = self.open(transparent)
+            level, option = ((socket.IPPROTO_IP, IP_RECVORIGDSTADDR), (socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR))[version == 6]
+            self.socket.setsockopt(level, option, 1)
+            self.socket.bind(("", port))
+        net.pumps.append(self)
+
+    def open(self, transparent):
+        opened = socket.socket(SOCKET_FAMILY[self.version], socket.SOCK_DGRAM)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if transparent:
+            opened.setsockopt(*((socket.IPPROTO_IP, IP_TRANSPARENT), (socket.IPPROTO_IPV6, IPV6_TRANSPARENT))[self.version == 6], 1)
+        return opened
+
+    def __call__(self):
+        try:
+            data, ancillary, _, sender = self.socket.recvmsg(65536, 256, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        packed = ancillary[0][2]
+        port = int.from_bytes(packed[2:4], "big")
+        address = socket.inet_ntop(SOCKET_FAMILY[self.version], packed[4:8] if self.version == 4 else packed[8:24])
+        self.net.note(f"socket {self.port}", f"{data!r} from {sender[:2]} to {address} {port}")
+        self.net.own.add(address)
+        with self.net.router, self.open(True) as answer:
+            answer.bind((address, port))
+            answer.sendto(b"echo of " + data, sender)
+        return True
+
+    def close(self):
+        self.socket.close()
+
+
+@case()
+def local(net):
+    """Packets to the router's addresses, those of its far side too: answered by the stack or a program, or refused."""
+    a, b = net.build("ab")
+    for version in VERSIONS:
+        Echo(net, version, 5000)
+        for address in (a.router[version], b.router[version]):
+            for protocol in PROTOCOLS:  # udp is answered, tcp is refused, icmp is answered by the kernel
+                flow = Flow(net, a, address, protocol).warm()
+                flow.forth(6)
+                flow.forth(2, ttl=1)
+        Flow(net, a, a.router[version], dport=5001).forth(3)
+
+
+@case()
+def local_tcp(net):
+    """A connection to a program on the router, with and without early demultiplexing."""
+    a, b = net.build("ab")
+    for early in (1, 0):
+        with net.router:
+            listening = [socket.create_server(("", 5000), family=family, reuse_port=True) for family in SOCKET_FAMILY.values()]
+        net.sysctl("net.ipv4.ip_early_demux", early)
+        for version, listener in zip(VERSIONS, listening):
+            flow = Flow(net, a, b.router[version], "tcp", sport=4000 + early)
+            answer = flow.forth(data=b"", flags=2)
+            flow.sequence[1] = int.from_bytes(answer[0][1].data[4:8], "big") + 1
+            flow.forth(data=b"")
+            accepted, _ = listener.accept()
+            for _ in range(8):
+                flow.forth(data=b"a request ")
+                got = accepted.recv(100)
+                net.note("accepted", repr(got))
+                accepted.send(b"its answer ")
+                flow.sequence[1] += len(b"its answer ")
+                net.collect("the program answers")
+            flow.forth(data=b"", flags=4)
+            accepted.close()
+            listener.close()
+
+
+@case()
+def tproxy(net):
+    """Packets of a flow that the rules give to a program on the router; the rule comes and goes."""
+    a, b = net.build("ab")
+    for version, family in FAMILY.items():
+        ip = net.ip if version == 4 else net.ip6
+        ip("rule add pref 50 fwmark 1 table 100", "route add local default dev lo table 100")
+        Echo(net, version, 9000, transparent=True)
+        net.nft(f"table {family} proxy {{\nchain prerouting {{ type filter hook prerouting priority -150;\n"
+                "iifname ra udp dport 5000 tproxy to :9000 meta mark set 1\n}\n}")
+        flow = Flow(net, a, b.address[version], sport=4001, dport=5001).warm()
+        proxied = Flow(net, a, b.address[version]).warm()
+        proxied.forth(6)
+        flow.both(3)
+        net.nft(f"delete table {family} proxy")
+        again(net, proxied, flow)
+
+
+def queue_in(net, hook, priority, number):
+    net.nft(f"table inet queue{number} {{\nchain {hook} {{ type filter hook {hook} priority {priority};\n"
+            f"udp dport 5000 counter queue num {number}\n}}\n}}")
+    return Queue(net, number)
+
+
+@case()
+def queued_before(net):
+    """NFQUEUE in prerouting, where packets of a flow come back without a hurry; for a time with another mark."""
+    a, b, c = net.build("abc")
+    for version in VERSIONS:
+        (net.ip if version == 4 else net.ip6)(f"route add default via {c.address[version]} table 100", "rule add pref 50 fwmark 7 table 100")
+    flows = [Flow(net, a, b.address[version]).warm() for version in VERSIONS]
+    queue = queue_in(net, "prerouting", -140, 1)
+    for mark in (None, 7, 0):
+        queue.mark = mark
+        for flow in flows:
+            flow.both(4)
+    net.nft("delete table inet queue1")
+    for flow in flows:
+        flow.both(4)
+
+
+@case()
+def queued_forward(net):
+    a, b = net.build("ab")
+    flows = [Flow(net, a, b.address[version]).warm() for version in VERSIONS]
+    queue_in(net, "forward", 0, 2)
+    queue_in(net, "postrouting", 0, 3)
+    queue_in(net, "input", 0, 4)
+    for flow in flows:
+        flow.both(4)
+    net.ip(*(f"route add blackhole {b.address[version]}" for version in VERSIONS))
+    again(net, *flows)
+    for version in VERSIONS:
+        flow = Flow(net, a, a.router[version])
+        flow.forth(4)
+
+
+@case()
+def logged(net):
+    """NFLOG and counters in every hook of forwarded packets."""
+    a, b = net.build("ab")
+    flows = [Flow(net, a, b.address[version], protocol).warm() for version in VERSIONS for protocol in PROTOCOLS]
+    Log(net, 5)
+    net.nft("table inet logs {\n" + "".join(
+        f"chain {hook} {{ type filter hook {hook} priority 20;\ncounter log prefix \"{hook} \" group 5\n}}\n"
+        for hook in ("prerouting", "forward", "postrouting")) + "}")
+    for flow in flows:
+        flow.both(3)
