@@ -10,7 +10,7 @@ case has them; conntrack's entries with their accounting; and the stack's counte
 case says so, and no mismatch.
 
 One line for every case: PASS|FAIL|SKIP compare/NAME (N hits). Needs root. The module is loaded from KO and unloaded at the end;
-without --module it must be there already.
+without --module or $KMOD it must be there already.
 """
 
 import argparse
@@ -115,7 +115,8 @@ def judge(case, modes):
 
 def main():
     parser = argparse.ArgumentParser(description="Compare what comes out of a router with nf_ctcache and without.")
-    parser.add_argument("--module", metavar="KO", help="load this module, and unload it at the end")
+    parser.add_argument("--module", metavar="KO", default=os.environ.get("KMOD"),
+                        help="load this module, and unload it at the end (default: $KMOD)")
     parser.add_argument("--mode", action="append", choices=[mode for mode in MODES if mode != "plain"])
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
     parser.add_argument("--verbose", "-v", action="store_true", help="hits of every mode, and times")

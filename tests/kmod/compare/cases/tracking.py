@@ -3,12 +3,10 @@
 import subprocess
 
 from ..case import case
-from ..flow import ACK, BACK, FORTH, SYN, Flow
+from ..flow import BACK, Flow
+from ..packet import ACK, RST, SYN
 from .forwarding import FAMILY, VERSIONS, nat
 from .routing import again
-
-RST = 4
-
 
 def forget(net, *words):
     """conntrack's own command; the flow's entry is gone at once."""
