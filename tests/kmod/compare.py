@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Compares the router's behaviour with and without nf_ctcache: what comes out must be equal, case by case.
 
-    compare.py [--module KO] [--mode MODE]... [--list] [--verbose] [CASE...]
+    compare.py [--module KO] [--mode MODE]... [--list] [--show] [--verbose] [CASE...]
 
 Every case runs in fresh namespaces without the cache (mode plain) and with it: act_ct and labels, in which the module checks every
 hit by a lookup of its own (proof=1), and unproved, in which what is cached is what counts. Recorded and compared are the frames at
@@ -82,6 +82,11 @@ def is_loaded(name):
     return any(line.split()[0] == name for line in Path("/proc/modules").read_text().splitlines())
 
 
+def show(case):
+    for number, step in enumerate(run_case(case, "plain")[0]):
+        print(f"{number}: {step}", *(f"    {line}" for line in describe(step.outcome) if not line.startswith(" ")), sep="\n")
+
+
 def missing(case):
     return [name for name in case.needs if subprocess.run(["modprobe", "-q", name], check=False).returncode]
 
@@ -119,6 +124,7 @@ def main():
                         help="load this module, and unload it at the end (default: $KMOD)")
     parser.add_argument("--mode", action="append", choices=[mode for mode in MODES if mode != "plain"])
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
+    parser.add_argument("--show", action="store_true", help="print what happens in the cases without the cache; compare nothing")
     parser.add_argument("--verbose", "-v", action="store_true", help="hits of every mode, and times")
     parser.add_argument("cases", nargs="*", metavar="CASE")
     options = parser.parse_args()
@@ -136,6 +142,9 @@ def main():
     before = {name: write_sysctl(name, value) for name, value in MACHINE_SYSCTLS.items()}
     verdicts = []
     for name in options.cases or CASES:
+        if options.show:
+            show(CASES[name])
+            continue
         started = time.monotonic()
         verdict, hits, lines = judge(CASES[name], options.mode or [mode for mode in MODES if mode != "plain"])
         detail = f"; {' '.join(f'{mode} {count}' for mode, count in hits.items())}; {time.monotonic() - started:.1f} s"

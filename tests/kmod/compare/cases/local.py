@@ -70,7 +70,7 @@ def local_tcp(net):
     """A connection to a program on the router, with and without early demultiplexing."""
     a, b = net.build("ab")
     # Nothing by a clock: every segment is acknowledged at once, and none is sent again.
-    net.ip("route replace 10.0.1.0/24 dev ra rto_min 60s quickack 1", "route replace fd00:1::/64 dev ra rto_min 60s quickack 1")
+    net.ip(*(f"route add {a.address[version]} dev ra rto_min 60s quickack 1" for version in VERSIONS))
     with net.router:
         listeners = [socket.create_server(("", 5000), family=family) for family in SOCKET_FAMILY.values()]
     for early in (1, 0):

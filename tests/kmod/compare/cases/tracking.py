@@ -8,6 +8,7 @@ from ..packet import ACK, RST, SYN
 from .forwarding import FAMILY, VERSIONS, nat
 from .routing import again
 
+
 def forget(net, *words):
     """conntrack's own command; the flow's entry is gone at once."""
     with net.router:
