@@ -1,5 +1,6 @@
 """Packets that the router complains about, complaints that it passes on, and odd headers."""
 
+import re
 import struct
 
 from ..case import case
@@ -129,20 +130,24 @@ def pmtu(net):
     net.sysctl("net.ipv4.ip_forward_use_pmtu", 1)
     for version in VERSIONS:
         net.ip(f"route add {far[version]} via {b.address[version]}")
-        net.sysctl(f"net.ipv{version}.route.mtu_expires", 1)
         flow = Flow(net, a, far[version]).warm()
         flow.both(2, size=1400)
-        own = {4: b.router[4], 6: b.router[6]}[version]
-        quoted = ip(own, far[version], UDP, udp(own, far[version], 9, 9, bytes(1400)))
-        too_big = icmp_error(b.address[version], own, "too big", quoted, 1300)
 
-        def known():
-            return "mtu 1300" in net.run_ip(f"route get {far[version]}")
+        def too_big(mtu, version=version):
+            own = b.router[version]
+            quoted = ip(own, far[version], UDP, udp(own, far[version], 9, 9, bytes(1400)))
+            net.send(b, icmp_error(b.address[version], own, "too big", quoted, mtu))
 
-        net.send(b, too_big)
-        # Both ways in one go, for the entry lives one second from here.
-        flow.both(3, size=1400)
-        net.wait("the path MTU to expire", lambda: not known())
+        net.sysctl(f"net.ipv{version}.route.mtu_expires", 600)
+        too_big(1350)
+        for _ in range(2):
+            flow.both(3, size=1400)
+            flow.both(3)
+        # Nothing is sent while it expires that could tell when it does.
+        net.sysctl(f"net.ipv{version}.route.mtu_expires", 1)
+        too_big(1300)
+        flow.both(3)
+        net.wait("the path MTU to expire", lambda: not re.search(r"mtu 13[05]0", net.run_ip(f"route get {far[version]}")))
         again(net, flow)
         flow.both(2, size=1400)
 
