@@ -26,12 +26,13 @@ def proved(*words, **options):
         same(delta["mismatches"], 0, "mismatches")
 
 
-def misses(flow, reason, number=3):
-    """The next packets: first a miss for that reason in at least one direction, then hits again; nothing is lost."""
+def misses(flow, *reasons, number=3):
+    """The next packets: first a miss for such a reason in at least one direction, then hits again; nothing is lost."""
     delta = Delta()
     flow.go(number)
     same(flow.lost, 0, f"lost of IPv{flow.family}")
-    yes(getattr(delta, f"miss_{reason}") > 0, f"no miss {reason} of IPv{flow.family}: {delta.all()}")
+    yes(any(getattr(delta, f"miss_{reason}") for reason in reasons), f"no miss {reasons} of IPv{flow.family}: {delta.all()}")
+    reason = reasons[0]
     wait_until(flow.hits, f"hits of IPv{flow.family} after a miss {reason}")
 
 
@@ -115,8 +116,11 @@ def test_options():
 def test_ttl():
     with proved() as net:
         for flow, level, option in zip(net.flows(), (socket.SOL_IP, SOL_IPV6), (socket.IP_TTL, IPV6_UNICAST_HOPS)):
-            flow.sock.setsockopt(level, option, 9)
-            yes(flow.hits(5), f"TTL is no part of the key of IPv{flow.family}")
+            def with_others():
+                for number in (9, 10, 11, 9):
+                    flow.sock.setsockopt(level, option, number)
+                    flow.via("rb", 1)
+            gained({"hits": 8, "proofs": 8}, with_others)
             flow.sock.setsockopt(level, option, 1)
             flow.lost = 0
             same(flow.go(2, patience=0.3), [None, None], f"a TTL of 1, IPv{flow.family}")
@@ -150,7 +154,7 @@ def test_rp_filter():
         ip("r", "route add 10.0.5.2/32 via 10.0.4.2")  # answers go another way than questions come
         flow = net.flow(4, source="10.0.5.2").settle()
         sysctl("r", ipv4__conf__ra__rp_filter=2)
-        misses(flow, "sysctl")
+        misses(flow, "sysctl", "epoch")
         sysctl("r", ipv4__conf__ra__rp_filter=1)
         same(flow.go(2, patience=0.3), [None, None], "strict filtering")
         sysctl("r", ipv4__conf__ra__rp_filter=0)
@@ -158,10 +162,16 @@ def test_rp_filter():
 
 
 def test_src_valid_mark():
+    """Whether the mark counts for the check of the source: here it leads that to a table in which the source is elsewhere."""
     with proved() as net:
+        nft("r", "table inet m { chain p { type filter hook prerouting priority mangle; iifname ra meta mark set 5; }; }")
+        ip("r", "rule add fwmark 5 lookup 100\nroute add 10.0.9.0/24 via 10.0.2.2 table 100\nroute add 10.0.1.0/24 via 10.0.4.2 table 100")
+        sysctl("r", ipv4__conf__ra__rp_filter=1)
         flow = net.flow(4).settle()
         sysctl("r", ipv4__conf__ra__src_valid_mark=1)
-        misses(flow, "sysctl")
+        same(flow.go(2, patience=0.3), [None, None], "strict filtering by mark")
+        sysctl("r", ipv4__conf__ra__src_valid_mark=0)
+        flow.settle()
 
 
 def test_accept_local():
@@ -340,7 +350,7 @@ def test_multipath_dissected():
     with proved() as net:
         for family in (4, 6):
             ecmp(family, ipv4__fib_multipath_hash_policy=2, ipv6__fib_multipath_hash_policy=2)
-            for flow in spread(net, family, 6):
+            for flow in spread(net, family):
                 delta = Delta()
                 flow.go(3)
                 yes(delta.hits <= 3, f"the question is looked up, IPv{family}: {delta.all()}")
@@ -350,7 +360,7 @@ def test_multipath_policy_changes():
     """What was learned under one policy does not count under another."""
     with proved() as net:
         ecmp(4, ipv4__fib_multipath_hash_policy=0)
-        flows = [flow.settle() for flow in spread(net, 4, 6)]
+        flows = [flow.settle() for flow in spread(net, 4)]
         for policy in (1, 0, 3, 1, 0):
             sysctl("r", ipv4__fib_multipath_hash_policy=policy)
             for flow in flows:
@@ -360,7 +370,7 @@ def test_multipath_policy_changes():
 def test_multipath_use_neigh():
     with proved() as net:
         ecmp(4, ipv4__fib_multipath_hash_policy=0)
-        flows = [flow.settle() for flow in spread(net, 4, 6)]
+        flows = [flow.settle() for flow in spread(net, 4)]
         sysctl("r", ipv4__fib_multipath_use_neigh=1)
         for flow in flows:
             delta = Delta()
@@ -454,7 +464,7 @@ def test_early_demux():
             delta = Delta()
             stream.go(5)
             same(delta.mismatches, 0, "mismatches")
-            yes(delta.refused + delta.hits >= 5, f"{delta.all()}")
+            yes(delta.refused + delta.miss_socket + delta.hits >= 5, f"{delta.all()}")
 
 
 def test_zone_without_cache():
@@ -504,9 +514,8 @@ def test_vrf():
         ip("r", "route replace 10.0.9.0/24 via 10.0.2.2 vrf red\nroute replace fd09::/64 via fd02::2 vrf red")
         for family in (4, 6):
             flow = net.flow(family).settle(hits=False)
-            delta = Delta()
-            flow.via("rb", 10)
-            yes(delta.hits >= 18, f"IPv{family} in a VRF: {delta.all()}")
+            flow.via("rb", 5)
+            wait_until(flow.hits, lambda: f"hits in a VRF, but {flow.gains()}")
 
 
 def test_tproxy():
