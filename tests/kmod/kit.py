@@ -484,8 +484,8 @@ def main():
     module = sys.modules["__main__"]
     names = sys.argv[1:] or [name for name in vars(module) if name.startswith("test_")]
     failed = False
-    load()
     for name in names:
+        load()
         began = time.monotonic()
         verdict, text = one(getattr(module, name if name.startswith("test_") else f"test_{name}"))
         print(f"{verdict} kmod/{suite}/{name.removeprefix('test_')} ({(time.monotonic() - began) * 1000:.0f} ms){text}".rstrip(),
