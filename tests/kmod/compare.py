@@ -3,14 +3,14 @@
 
     compare.py [--module KO] [--mode MODE]... [--list] [--show] [--verbose] [CASE...]
 
-Every case runs in fresh namespaces without the cache (mode plain) and with it: act_ct and labels, in which the module checks every
-hit by a lookup of its own (proof=1), and unproved, in which what is cached is what counts. Recorded and compared are the frames at
-every host, byte by byte, after every packet that was sent; the counters of rules in every hook; NFLOG, NFQUEUE and sockets where a
-case has them; conntrack's entries with their accounting; and the stack's counters. With the cache there must be hits where the
-case says so, and no mismatch.
+Every case runs in fresh namespaces without the cache (mode plain) and with it: act_ct and labels, in which the module
+checks every hit by a lookup of its own (proof=1), and unproved, in which what is cached is what counts. Recorded and
+compared are the frames at every host, byte by byte, after every packet that was sent; the counters of rules in every
+hook; NFLOG, NFQUEUE and sockets where a case has them; conntrack's entries with their accounting; and the stack's
+counters. With the cache there must be hits where the case says so, and no mismatch.
 
-One line for every case: PASS|FAIL|SKIP compare/NAME (N hits). Needs root. The module is loaded from KO and unloaded at the end;
-without --module or $KMOD it must be there already.
+One line for every case: PASS|FAIL|SKIP compare/NAME (N hits). Needs root. The module is loaded from KO and unloaded at
+the end; without --module or $KMOD it must be there already.
 """
 
 import argparse
@@ -84,7 +84,8 @@ def is_loaded(name):
 
 def show(case):
     for number, step in enumerate(run_case(case, "plain")[0]):
-        print(f"{number}: {step}", *(f"    {line}" for line in describe(step.outcome) if not line.startswith(" ")), sep="\n")
+        lines = [f"    {line}" for line in describe(step.outcome) if not line.startswith("    ")]
+        print(f"{number}: {step}", *lines, sep="\n")
 
 
 def missing(case):
@@ -124,7 +125,7 @@ def main():
                         help="load this module, and unload it at the end (default: $KMOD)")
     parser.add_argument("--mode", action="append", choices=[mode for mode in MODES if mode != "plain"])
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
-    parser.add_argument("--show", action="store_true", help="print what happens in the cases without the cache; compare nothing")
+    parser.add_argument("--show", action="store_true", help="only print what happens in the cases without the cache")
     parser.add_argument("--verbose", "-v", action="store_true", help="hits of every mode, and times")
     parser.add_argument("cases", nargs="*", metavar="CASE")
     options = parser.parse_args()

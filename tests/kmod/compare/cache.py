@@ -1,6 +1,7 @@
 """What is done to the module in a namespace, and the modes in which every case runs.
 
-The module's own check (proof=1) corrects a wrong answer before anybody can see it and counts a mismatch, so one mode runs without.
+The module's own check (proof=1) corrects a wrong answer before anybody can see it and counts a mismatch, so one mode
+runs without.
 """
 
 import sys

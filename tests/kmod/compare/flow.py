@@ -1,8 +1,8 @@
 """A flow: packets both ways between a client and whoever receives them.
 
-The client is a host that the case names. The other side is found, not told: the host where the flow's last packet came out, with
-the addresses and ports that it had there. So translation, a new route or another next hop need nothing said: what comes out is
-answered from there, and a packet that is lost has no answer.
+The client is a host that the case names. The other side is found, not told: the host where the flow's last packet came
+out, with the addresses and ports that it had there. So translation, a new route or another next hop need nothing said:
+what comes out is answered from there, and a packet that is lost has no answer.
 """
 
 import struct

@@ -1,4 +1,4 @@
-"""Network namespaces without names: each lives as long as this process holds its file descriptor, so none can stay behind."""
+"""Network namespaces without names: each lives as long as this process has it open, so none stays behind."""
 
 import ctypes
 import os

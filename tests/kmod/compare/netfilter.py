@@ -41,7 +41,8 @@ class Socket:
     def send(self, kind, payload, number=None):
         number = self.number if number is None else number
         body = struct.pack("=BBH", 0, 0, socket.htons(number)) + payload
-        self.socket.send(struct.pack("=IHHII", 16 + len(body), self.subsystem << 8 | kind, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + body)
+        header = struct.pack("=IHHII", 16 + len(body), self.subsystem << 8 | kind, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+        self.socket.send(header + body)
         error = struct.unpack_from("=i", self.socket.recv(65536), 16)[0]
         if error:
             raise OSError(-error, "nfnetlink")

@@ -1,12 +1,12 @@
 """One router among hosts that are no more than the ends of their wires.
 
-The router is a namespace with an IP stack. A host is a veth's other end in a second namespace, which has no stack: what a host
-sends is what a case has made, and what reaches it is recorded and answered by nobody. Names, numbers, hardware addresses and
-neighbours are fixed, so two runs can only differ by what the router does.
+The router is a namespace with an IP stack. A host is a veth's other end in a second namespace, which has no stack: what
+a host sends is what a case has made, and what reaches it is recorded and answered by nobody. Names, numbers, hardware
+addresses and neighbours are fixed, so two runs can only differ by what the router does.
 
-Nothing waits for a time. All of it runs on one CPU, whose queue of received frames is first in, first out; so a frame of our own
-that has come through says that all before it have. `send` puts one behind the packets on their way in, and the router puts one
-behind what it sends out of every port.
+Nothing waits for a time. All of it runs on one CPU, whose queue of received frames is first in, first out; so a frame
+of our own that has come through says that all before it have. `send` puts one behind the packets on their way in, and
+the router puts one behind what it sends out of every port.
 """
 
 import ctypes
@@ -45,11 +45,13 @@ ROUTER_SYSCTLS = {
 }
 # Of the whole machine: errors about routes that say no have a limit of their own.
 MACHINE_SYSCTLS = {"net.ipv4.route.error_cost": 0}
-# What conntrack tracks (not: multicast listeners) is counted wherever it passes; this also is what makes conntrack work in the namespace.
+# What conntrack tracks (not: multicast listeners) is counted wherever it passes. This is also what makes conntrack work
+# at all in the namespace.
 COUNTERS = "table inet count {\n" + "".join(
     f"chain {hook} {{ type filter hook {hook} priority {priority}; "
     "ct state established counter; ct state new counter; ct state related counter; ct state invalid counter; }\n"
-    for hook, priority in (("prerouting", -150), ("input", 10), ("forward", 10), ("output", 10), ("postrouting", 90))) + "}"
+    for hook, priority in (("prerouting", -150), ("input", 10), ("forward", 10), ("output", 10), ("postrouting", 90))
+) + "}"
 
 
 class Host:
@@ -66,6 +68,11 @@ class Host:
         self.wire = self.packet_socket(self.name)
         with network.router:
             self.inside = self.packet_socket(self.port, fence_only=True)
+
+    def neighbours(self, verb, device=None):
+        """What tells the router who the host is, so that it never asks."""
+        return [f"neigh {verb} {address} lladdr {self.mac} dev {device or self.port} nud permanent"
+                for address in self.address.values()]
 
     def revive(self):
         """The wire works again; its sockets still have the news that it did not."""
@@ -113,7 +120,9 @@ class Step:
         self.what, self.outcome = what, outcome
 
     def __str__(self):
-        return self.what if isinstance(self.what, str) else "; ".join(f"{name} sends {Packet(frame)}" for name, frame in self.what)
+        if isinstance(self.what, str):
+            return self.what
+        return "; ".join(f"{name} sends {Packet(frame)}" for name, frame in self.what)
 
 
 class Network:
@@ -140,8 +149,10 @@ class Network:
         found = [Host(name, number + 1, (number % same if same else number) + 1) for number, name in enumerate(names)]
         lines = ["link set lo up"]
         for host in found:
-            lines += [f"link add dev {host.port} address {host.gateway} type veth peer name {host.name} address {host.mac} "
-                      f"netns {os.getpid()}", f"link set dev {host.port} up", f"addr add {host.router[4]}/24 dev {host.port}",
+            peer = f"peer name {host.name} address {host.mac} netns {os.getpid()}"
+            lines += [f"link add dev {host.port} address {host.gateway} type veth {peer}",
+                      f"link set dev {host.port} up",
+                      f"addr add {host.router[4]}/24 dev {host.port}",
                       f"addr add {host.router[6]}/64 dev {host.port} nodad"]
             self.own |= set(host.router.values())
         self.run_ip(*lines)
@@ -150,8 +161,7 @@ class Network:
         for host in found:
             self.wait(f"{host.port} to run", lambda host=host: self.runs(host.port))
         self.wait("IPv6 addresses", self.addresses_ready)
-        self.run_ip(*[f"neigh add {address} lladdr {host.mac} dev {host.port} nud permanent"
-                    for host in found for address in host.address.values()])
+        self.run_ip(*(line for host in found for line in host.neighbours("add")))
         for host in found:
             host.open(self)
             self.hosts[host.name] = host
@@ -192,6 +202,15 @@ class Network:
     def ip6(self, *lines):
         """The same for IPv6, if there are no addresses."""
         self.change(lambda: self.run_ip6(*lines))
+
+    def family(self, version):
+        """The one of the two above for words that do not tell the family."""
+        return self.ip if version == 4 else self.ip6
+
+    def chain(self, table, hook, priority, *rules, kind="filter"):
+        """A base chain of a table's, which is made if need be; both have the hook's name in the text of the rules."""
+        head = [f"table {table} {{", f"chain {hook} {{", f"type {kind} hook {hook} priority {priority};"]
+        self.nft("\n".join([*head, *rules, "}", "}"]))
 
     def nft(self, text):
         def act():
@@ -234,8 +253,7 @@ class Network:
             self.wait(f"{host.port} to run", lambda host=host: self.runs(host.port))
             self.ip(f"addr replace {host.router[6]}/64 dev {host.port} nodad")
             self.wait("IPv6 addresses", self.addresses_ready)
-            self.ip(*(f"neigh replace {address} lladdr {host.mac} dev {host.port} nud permanent"
-                      for address in host.address.values()))
+            self.ip(*host.neighbours("replace"))
             host.revive()
 
     # --- traffic ---
@@ -265,8 +283,8 @@ class Network:
         self.steps.append(Step(what, text))
 
     def comparable(self, packet):
-        """The frame without what the router draws at random or from a clock: identifiers of its own packets and of the IPv6
-        packets that it fragments, its first TCP sequence numbers, times in IPv4's options."""
+        """The frame without what the router draws at random or from a clock: identifiers of its own packets and of the
+        IPv6 packets that it fragments, its first TCP sequence numbers, times in IPv4's options."""
         data = bytearray(packet.frame)
         if packet.version == 6 and packet.ip[6] == FRAGMENT:
             data[58:62] = struct.pack("!I", self.idents.setdefault(bytes(data[58:62]), len(self.idents)))
@@ -339,5 +357,5 @@ def stack_counters():
         lines += [f"{name} {value}" for name, value in zip(names, values)]
     with open("/proc/net/snmp6", encoding="ascii") as file:
         lines += [" ".join(line.split()) for line in file
-                  if re.match(r"Ip6(InHdr|InToo|InNoR|InAddr|InUnk|InTrunc|InDisc|InDeliv|OutForw|OutNoR|Reasm|Frag)", line)]
+                  if re.match(r"Ip6(In(Hdr|Too|NoR|Addr|Unk|Trunc|Disc|Deliv)|Out(Forw|NoR)|Reasm|Frag)", line)]
     return "".join(f"{line}\n" for line in lines)

@@ -49,8 +49,9 @@ def ether(source, destination, ethertype, data):
 def ipv4(source, destination, protocol, data, ident=1, ttl=64, tos=0, flags=DF, options=b""):
     """`flags` is the whole word: DF, MF and the offset in units of eight bytes."""
     options += bytes(-len(options) % 4)
-    header = struct.pack("!BBHHHBBH4s4s", 0x45 + len(options) // 4, tos, 20 + len(options) + len(data), ident, flags, ttl,
-                         protocol, 0, packed(source), packed(destination)) + options
+    length = 20 + len(options)
+    header = struct.pack("!BBHHHBBH4s4s", 0x40 + length // 4, tos, length + len(data), ident, flags, ttl, protocol, 0,
+                         packed(source), packed(destination)) + options
     return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + data
 
 
@@ -114,7 +115,8 @@ def fragments(packet, size, ident=77):
         for offset in range(0, len(data), size):
             piece = data[offset:offset + size]
             flags = offset // 8 | (MF if offset + size < len(data) else 0)
-            head = header[:2] + struct.pack("!HHH", length + len(piece), ident, flags) + header[8:10] + b"\0\0" + header[12:]
+            changed = struct.pack("!HHH", length + len(piece), ident, flags)
+            head = header[:2] + changed + header[8:10] + b"\0\0" + header[12:]
             pieces.append(head[:10] + struct.pack("!H", checksum(head)) + head[12:] + piece)
         return pieces
     header, data = packet[:40], packet[40:]
@@ -159,7 +161,9 @@ class Packet:
             self.protocol, self.data = following, self.data[8 + 8 * words:]
 
     def is_icmp_error(self):
-        return (self.protocol == ICMP and self.data[0] in (3, 4, 5, 11, 12)) or (self.protocol == ICMP6 and self.data[0] < 128)
+        if self.protocol == ICMP6:
+            return self.data[0] < 128
+        return self.protocol == ICMP and self.data[0] in (3, 4, 5, 11, 12)
 
     def is_neighbourly(self):
         """Talk of the link: ARP, neighbour discovery, multicast listeners. Whenever it comes, nobody asked for it."""

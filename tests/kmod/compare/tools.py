@@ -1,6 +1,7 @@
-"""iproute2 and nftables without a new process for every command, which is most of the time that a case takes on an emulated CPU.
+"""iproute2 and nftables without a process for every command, which took most of a case's time on an emulated CPU.
 
-`ip` runs as a co-process that reads its commands; nft is its library. Both act in the namespace in which they were made.
+`ip` runs as a co-process that reads its commands; nft is its library. Both act in the namespace in which they were
+made.
 """
 
 import ctypes
@@ -25,8 +26,9 @@ class Ip:
     """`ip -batch`, which is given lines and asked for lo when they must be done."""
 
     def __init__(self, *options):
-        self.process = subprocess.Popen(["stdbuf", "-oL", "ip", *options, "-oneline", "-force", "-batch", "-"],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        command = ["stdbuf", "-oL", "ip", *options, "-oneline", "-force", "-batch", "-"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT, text=True)
 
     def __call__(self, *lines):
         """What the commands printed."""

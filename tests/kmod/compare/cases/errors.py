@@ -29,7 +29,8 @@ def icmp_errors(net):
         if translated:
             nat(net, "postrouting", {4: "oifname rb snat to 10.0.2.77", 6: "oifname rb snat to fd00:2::77"})
         for version in VERSIONS:
-            further = {FORTH: {4: "192.0.2.7", 6: "2001:db8::7"}[version], BACK: {4: "198.51.100.7", 6: "2001:db8:1::7"}[version]}
+            further = {FORTH: {4: "192.0.2.7", 6: "2001:db8::7"}[version],
+                       BACK: {4: "198.51.100.7", 6: "2001:db8:1::7"}[version]}
             for protocol in PROTOCOLS:
                 flow = Flow(net, a, b.address[version], protocol, sport=4000 + translated).warm()
                 for name in ("port", "host", "too big", "time"):
@@ -45,24 +46,24 @@ def options(net):
     a, b, c = net.build("abc")
     for port in ("all", "ra", "rb", "rc"):
         net.sysctl(f"net.ipv4.conf.{port}.accept_source_route", 1)
-    hop = packed(c.address[4])
-    router = packed(a.router[4])
-    flow = Flow(net, a, b.address[4]).warm()
-    for content in (b"\x01\x01\x01\x00", b"\x94\x04\x00\x00", b"\x07\x0b\x04" + bytes(8) + b"\0", b"\x44\x0c\x05\x00" + bytes(8),
-                    b"\x07\x07\x04" + bytes(4) + b"\x01", b"\x83\x07\x04" + hop + b"\0", b"\x89\x07\x04" + hop + b"\0",
-                    b"\x83\x03\x04\x00", b"\x82\x0b" + bytes(9) + b"\0"):
+    client, router, server, other = a.address[4], a.router[4], b.address[4], packed(c.address[4])
+    flow = Flow(net, a, server).warm()
+    for content in (b"\x01\x01\x01\x00", b"\x94\x04\x00\x00", b"\x07\x0b\x04" + bytes(9), b"\x44\x0c\x05" + bytes(9),
+                    b"\x07\x07\x04" + bytes(4) + b"\x01", b"\x83\x07\x04" + other + b"\0",
+                    b"\x89\x07\x04" + other + b"\0", b"\x83\x03\x04\x00", b"\x82\x0b" + bytes(10)):
         flow.both(2, options=content)
         flow.both(1)
-    source_routed = udp(flow.side[FORTH].own, a.router[4], 4000, 5000, b"by the way")
-    for kind in (b"\x83", b"\x89"):
-        net.send(a, ip(flow.side[FORTH].own, a.router[4], UDP, source_routed, options=kind + b"\x07\x04" + packed(b.address[4]) + b"\0"))
-        net.send(a, ip(flow.side[FORTH].own, b.address[4], UDP, source_routed, options=kind + b"\x07\x08" + router + b"\0"))
+    for kind in (b"\x83", b"\x89"):  # loose and strict source routes that the router is on, to go and gone
+        body = udp(client, router, 4000, 5000, b"by the way")
+        net.send(a, ip(client, router, UDP, body, options=kind + b"\x07\x04" + packed(server) + b"\0"))
+        net.send(a, ip(client, server, UDP, body, options=kind + b"\x07\x08" + packed(router) + b"\0"))
     for protocol in ("udp", "tcp"):
         flow = Flow(net, a, b.address[6], protocol).warm()
         pad = b"\x01\x04" + bytes(4)
-        for extensions in (((DESTINATION_OPTIONS, pad),), ((HOP_BY_HOP, pad),), ((HOP_BY_HOP, b"\x05\x02\0\0\x01\x00"),),
-                           ((HOP_BY_HOP, b"\x85\x04" + bytes(4)),), ((ROUTING, b"\x02\x00" + bytes(4) + packed(c.address[6])),),
-                           ((HOP_BY_HOP, pad), (DESTINATION_OPTIONS, pad))):
+        routing = b"\x02\x00" + bytes(4) + packed(c.address[6])
+        for extensions in ([(DESTINATION_OPTIONS, pad)], [(HOP_BY_HOP, pad)], [(HOP_BY_HOP, b"\x05\x02\0\0\x01\x00")],
+                           [(HOP_BY_HOP, b"\x85\x04" + bytes(4))], [(ROUTING, routing)],
+                           [(HOP_BY_HOP, pad), (DESTINATION_OPTIONS, pad)]):
             flow.both(2, extensions=extensions)
             flow.both(1)
 
@@ -147,7 +148,8 @@ def pmtu(net):
         net.sysctl(f"net.ipv{version}.route.mtu_expires", 1)
         too_big(1300)
         flow.both(3)
-        net.wait("the path MTU to expire", lambda: not re.search(r"mtu 13[05]0", net.run_ip(f"route get {far[version]}")))
+        get = f"route get {far[version]}"
+        net.wait("the path MTU to expire", lambda get=get: not re.search(r"mtu 13[05]0", net.run_ip(get)))
         again(net, flow)
         flow.both(2, size=1400)
 
@@ -174,8 +176,7 @@ def redirected(net):
 def mss_clamp(net):
     a, b = net.build("ab")
     for family in FAMILY.values():
-        net.nft(f"table {family} clamp {{\nchain forward {{ type filter hook forward priority 0;\n"
-                "tcp flags syn tcp option maxseg size set rt mtu\n}\n}")
+        net.chain(f"{family} clamp", "forward", 0, "tcp flags syn tcp option maxseg size set rt mtu")
     net.ip("link set dev rb mtu 1300")
     for version in VERSIONS:
         flow = Flow(net, a, b.address[version], "tcp")

@@ -7,7 +7,6 @@ from ..packet import UDP, ip, tcp, udp
 VERSIONS = (4, 6)
 PROTOCOLS = ("udp", "tcp", "icmp")
 FAMILY = {4: "ip", 6: "ip6"}
-NAT = "table {0} nat {{\nchain {1} {{ type nat hook {1} priority {2};\n{3}\n}}\n}}\n"
 
 
 def nat(net, hook, rules):
@@ -15,7 +14,7 @@ def nat(net, hook, rules):
     priority = {"prerouting": -100, "postrouting": 100, "output": -100, "input": 100}[hook]
     for version, family in FAMILY.items():
         rule = rules[version] if isinstance(rules, dict) else rules
-        net.nft(NAT.format(family, hook, priority, rule))
+        net.chain(f"{family} nat", hook, priority, rule, kind="nat")
 
 
 @case()
@@ -109,7 +108,7 @@ def masquerade(net):
 
 @case(hits=False)
 def hairpin(net):
-    """A host speaks with itself or its neighbour by the router's address: what comes in on a port goes out there again."""
+    """A host speaks with its neighbour by the router: what comes in on a port goes out there again."""
     a, b = net.build("ab")
     nat(net, "prerouting", {version: f"{family} daddr {b.router[version]} udp dport 5000 dnat to {a.address[version]}"
                             for version, family in FAMILY.items()})
@@ -132,7 +131,8 @@ def nat_removed(net):
         nat(net, "prerouting", {4: "", 6: "", version: f"{family} daddr {a.router[version]} udp dport 5000 "
                                                        f"dnat to {b.address[version]}"})
         nat(net, "postrouting", {4: "", 6: "", version: "oifname rb masquerade"})
-        flows = [Flow(net, a, a.router[version]).warm(), Flow(net, a, b.address[version], sport=4001, dport=5001).warm()]
+        flows = [Flow(net, a, a.router[version]).warm(),
+                 Flow(net, a, b.address[version], sport=4001, dport=5001).warm()]
         net.nft("delete table ip nat; delete table ip6 nat")
         for flow in flows:
             flow.both(4)

@@ -9,7 +9,8 @@ from ..packet import ACK, RST, SYN
 from .forwarding import FAMILY, PROTOCOLS, VERSIONS
 from .routing import again
 
-IP_TRANSPARENT, IPV6_TRANSPARENT, IP_RECVORIGDSTADDR, IPV6_RECVORIGDSTADDR = 19, 75, 20, 74
+TRANSPARENT = {4: (socket.IPPROTO_IP, 19), 6: (socket.IPPROTO_IPV6, 75)}
+RECVORIGDSTADDR = {4: (socket.IPPROTO_IP, 20), 6: (socket.IPPROTO_IPV6, 74)}
 SOCKET_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -20,8 +21,7 @@ class Echo:
         self.net, self.version, self.port = net, version, port
         with net.router:
             self.socket = self.open(transparent)
-            level, option = ((socket.IPPROTO_IP, IP_RECVORIGDSTADDR), (socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR))[version == 6]
-            self.socket.setsockopt(level, option, 1)
+            self.socket.setsockopt(*RECVORIGDSTADDR[version], 1)
             self.socket.bind(("", port))
         net.pumps.append(self)
 
@@ -29,7 +29,7 @@ class Echo:
         opened = socket.socket(SOCKET_FAMILY[self.version], socket.SOCK_DGRAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if transparent:
-            opened.setsockopt(*((socket.IPPROTO_IP, IP_TRANSPARENT), (socket.IPPROTO_IPV6, IPV6_TRANSPARENT))[self.version == 6], 1)
+            opened.setsockopt(*TRANSPARENT[self.version], 1)
         return opened
 
     def __call__(self):
@@ -99,11 +99,10 @@ def tproxy(net):
     """Packets of a flow that the rules give to a program on the router; the rule comes and goes."""
     a, b = net.build("ab")
     for version, family in FAMILY.items():
-        ip = net.ip if version == 4 else net.ip6
+        ip = net.family(version)
         ip("rule add pref 50 fwmark 1 table 100", "route add local default dev lo table 100")
         Echo(net, version, 9000, transparent=True)
-        net.nft(f"table {family} proxy {{\nchain prerouting {{ type filter hook prerouting priority -150;\n"
-                "iifname ra udp dport 5000 tproxy to :9000 meta mark set 1\n}\n}")
+        net.chain(f"{family} proxy", "prerouting", -150, "iifname ra udp dport 5000 tproxy to :9000 meta mark set 1")
         flow = Flow(net, a, b.address[version], sport=4001, dport=5001).warm()
         proxied = Flow(net, a, b.address[version]).warm()
         proxied.forth(6)
@@ -113,8 +112,7 @@ def tproxy(net):
 
 
 def queue_in(net, hook, priority, number):
-    net.nft(f"table inet queue{number} {{\nchain {hook} {{ type filter hook {hook} priority {priority};\n"
-            f"udp dport 5000 counter queue num {number}\n}}\n}}")
+    net.chain(f"inet queue{number}", hook, priority, f"udp dport 5000 counter queue num {number}")
     return Queue(net, number)
 
 
@@ -123,7 +121,8 @@ def queued_before(net):
     """NFQUEUE in prerouting, where packets of a flow come back without a hurry; for a time with another mark."""
     a, b, c = net.build("abc")
     for version in VERSIONS:
-        (net.ip if version == 4 else net.ip6)(f"route add default via {c.address[version]} table 100", "rule add pref 50 fwmark 7 table 100")
+        ip = net.family(version)
+        ip(f"route add default via {c.address[version]} table 100", "rule add pref 50 fwmark 7 table 100")
     flows = [Flow(net, a, b.address[version]).warm() for version in VERSIONS]
     queue = queue_in(net, "prerouting", -140, 1)
     for mark in (None, 7, 0):
@@ -157,8 +156,7 @@ def logged(net):
     a, b = net.build("ab")
     flows = [Flow(net, a, b.address[version], protocol).warm() for version in VERSIONS for protocol in PROTOCOLS]
     Log(net, 5)
-    net.nft("table inet logs {\n" + "".join(
-        f"chain {hook} {{ type filter hook {hook} priority 20;\nct state established counter log prefix \"{hook} \" group 5\n}}\n"
-        for hook in ("prerouting", "forward", "postrouting")) + "}")
+    for hook in ("prerouting", "forward", "postrouting"):
+        net.chain("inet logs", hook, 20, f'ct state established counter log prefix "{hook} " group 5')
     for flow in flows:
         flow.both(3)

@@ -30,7 +30,7 @@ def route(net):
                        f"route add blackhole {one}", f"route del {one}",
                        f"route replace {NET[version]} via {other}", f"route del {NET[version]} via {other}"):
             # "route del" of a type needs its name in IPv4 only when there are several.
-            (net.ip if version == 4 else net.ip6)(change)
+            net.family(version)(change)
             again(net, *flows)
 
 
@@ -39,7 +39,7 @@ def default_route(net):
     """Far away by a gateway; the route goes, and comes again with another gateway."""
     a, b, c = net.build("abc")
     for version in VERSIONS:
-        ip = net.ip if version == 4 else net.ip6
+        ip = net.family(version)
         ip(f"route add default via {b.address[version]}")
         flow = Flow(net, a, FAR[version], "tcp").warm()
         ip(f"route replace default via {c.address[version]}")
@@ -64,8 +64,9 @@ def expires(net):
 def rule(net):
     a, b, c = net.build("abc")
     for version in VERSIONS:
-        ip = net.ip if version == 4 else net.ip6
-        flows = [Flow(net, a, b.address[version], protocol, tos=tos).warm() for protocol, tos in (("udp", 0), ("tcp", 8))]
+        ip = net.family(version)
+        flows = [Flow(net, a, b.address[version], protocol, tos=tos).warm()
+                 for protocol, tos in (("udp", 0), ("tcp", 8))]
         ip(f"route add default via {c.address[version]} table 100")
         for selector in ("iif ra", f"from {a.address[version]}", f"to {b.address[version]}", "tos 8", "ipproto tcp",
                          "sport 4000", "iif ra prohibit", "iif ra unreachable", "iif ra blackhole", "iif rb prohibit"):
@@ -73,17 +74,19 @@ def rule(net):
             ip(f"rule add pref 50 {selector}{action}")
             again(net, *flows)
             ip("rule del pref 50")
-            again(net, *flows)
+            for flow in flows:
+                flow.both(2)
 
 
 @case()
 def mark(net):
     """A mark that is given to packets in prerouting, kept with the connection or not, leads to another table."""
     a, b, c = net.build("abc")
-    net.nft("table inet marking { map marks { type inet_service : mark; }\n chain prerouting { type filter hook prerouting priority -140;\n"
-            " meta mark set ct mark; iifname ra meta mark set udp dport map @marks ct mark set meta mark; }\n }")
+    net.nft("table inet marking {\nmap marks { type inet_service : mark; }\n}")
+    net.chain("inet marking", "prerouting", -140, "meta mark set ct mark",
+              "iifname ra meta mark set udp dport map @marks ct mark set meta mark")
     for version in VERSIONS:
-        ip = net.ip if version == 4 else net.ip6
+        ip = net.family(version)
         ip(f"route add default via {c.address[version]} table 100", "rule add pref 50 fwmark 7 table 100",
            "route add unreachable default table 101", "rule add pref 51 fwmark 8/8 table 101")
         flow = Flow(net, a, b.address[version]).warm()
@@ -99,13 +102,12 @@ def dscp(net):
     """Packets of one flow with other types of service, and a rule that changes them on the way."""
     a, b, c = net.build("abc")
     for version, family in FAMILY.items():
-        ip = net.ip if version == 4 else net.ip6
+        ip = net.family(version)
         ip(f"route add default via {c.address[version]} table 100", "rule add pref 50 tos 0x10 table 100")
         flow = Flow(net, a, b.address[version]).warm()
         for tos in (0x10, 0, 0x10, 0x11, 0x12, 3, 0x08, 0x28, 0xB8):
             flow.both(3, tos=tos)
-        net.nft(f"table {family} dscp {{ chain prerouting {{ type filter hook prerouting priority -140; "
-                f"iifname ra {family} dscp set 4; }}\n }}")
+        net.chain(f"{family} dscp", "prerouting", -140, f"iifname ra {family} dscp set 4")
         flow.both(4)
         net.nft(f"delete table {family} dscp")
         flow.both(4)
@@ -116,10 +118,10 @@ def next_hop(net):
     """Another next hop by its object, by its neighbour's address, by its device."""
     a, b, c = net.build("abc")
     for version in VERSIONS:
-        ip = net.ip if version == 4 else net.ip6
+        ip = net.family(version)
         first, second = 10 * version, 10 * version + 1
-        ip(f"nexthop add id {first} via {b.address[version]} dev rb", f"nexthop add id {second} via {c.address[version]} dev rc",
-           f"route add default nhid {first}")
+        ip(f"nexthop add id {first} via {b.address[version]} dev rb",
+           f"nexthop add id {second} via {c.address[version]} dev rc", f"route add default nhid {first}")
         flow = Flow(net, a, FAR[version]).warm()
         ip(f"nexthop replace id {first} via {c.address[version]} dev rc")
         again(net, flow)
@@ -142,7 +144,7 @@ def ecmp(net):
     a, b, c, d = net.build("abcd")
     for policy in (0, 1):
         for version in VERSIONS:
-            ip = net.ip if version == 4 else net.ip6
+            ip = net.family(version)
             net.sysctl(f"net.ipv{version}.fib_multipath_hash_policy", policy)
             hops = [f"nexthop via {host.address[version]} dev {host.port}" for host in (b, c, d)]
             ip(f"route replace default {' '.join(hops)}")
@@ -159,9 +161,10 @@ def ecmp_group(net):
     """The same with a group of next hop objects, and with a weight of one of them."""
     a, b, c = net.build("abc")
     for version in VERSIONS:
-        ip = net.ip if version == 4 else net.ip6
+        ip = net.family(version)
         first, second, group = (10 * version + i for i in range(3))
-        net.ip(f"nexthop add id {first} via {b.address[version]} dev rb", f"nexthop add id {second} via {c.address[version]} dev rc",
+        net.ip(f"nexthop add id {first} via {b.address[version]} dev rb",
+               f"nexthop add id {second} via {c.address[version]} dev rc",
                f"nexthop add id {group} group {first}/{second}")
         ip(f"route add default nhid {group}")
         flows = [Flow(net, a, FAR[version], sport=4000 + i).warm() for i in range(4)]
@@ -205,7 +208,7 @@ def wire(net):
         net.unplug(b)
         again(net, *flows)
         net.plug(b)
-        net.ip(*(f"neigh replace {b.address[version]} lladdr {b.mac} dev rb nud permanent" for version in VERSIONS))
+        net.ip(*b.neighbours("replace"))
         again(net, *flows)
 
 

@@ -19,10 +19,10 @@ def forget(net, *words):
 def zones(net):
     """Flows with equal tuples in two zones; marks lead each to a table of its own."""
     a, b, c, d = net.build("abcd", same=2)
-    net.nft("table inet zones {\nchain prerouting { type filter hook prerouting priority -300;\n"
-            "iifname { ra, rb } ct zone set 1 meta mark set 1\niifname { rc, rd } ct zone set 2 meta mark set 2\n}\n}")
+    net.chain("inet zones", "prerouting", -300, "iifname { ra, rb } ct zone set 1 meta mark set 1",
+              "iifname { rc, rd } ct zone set 2 meta mark set 2")
     for version in VERSIONS:
-        ip = net.ip if version == 4 else net.ip6
+        ip = net.family(version)
         for mark, client, server in ((1, a, b), (2, c, d)):
             ip(f"rule add pref {50 + mark} fwmark {mark} table {100 + mark}")
             net.ip(f"route add {client.address[version]} dev {client.port} table {100 + mark}",
@@ -45,7 +45,8 @@ def reused_udp(net):
         net.ip(f"route add {b.address[version]} via {c.address[version]}")
         forget(net, "-f", f"ipv{version}")
         again(net, flow)
-        nat(net, "prerouting", {4: "", 6: "", version: f"{family} daddr {b.address[version]} dnat to {c.address[version]}"})
+        rule = f"{family} daddr {b.address[version]} dnat to {c.address[version]}"
+        nat(net, "prerouting", {4: "", 6: "", version: rule})
         flow.both(3)  # still the old entry
         forget(net, "-f", f"ipv{version}")
         flow.side[BACK] = None
@@ -80,7 +81,7 @@ def untracked(net):
     a, b = net.build("ab")
     flows = [Flow(net, a, b.address[version]).warm() for version in VERSIONS]
     for _ in range(2):
-        net.nft("table inet raw {\nchain prerouting { type filter hook prerouting priority -300;\nudp dport 5000 notrack\n}\n}")
+        net.chain("inet raw", "prerouting", -300, "udp dport 5000 notrack")
         again(net, *flows)
         net.nft("delete table inet raw")
         again(net, *flows)
@@ -95,7 +96,7 @@ def rejected(net):
         for verdict in ("drop", "reject"):
             if verdict == "reject" and hook != "forward":
                 continue
-            net.nft(f"table inet no {{\nchain {hook} {{ type filter hook {hook} priority {priority};\niifname ra {verdict}\n}}\n}}")
+            net.chain("inet no", hook, priority, f"iifname ra {verdict}")
             for flow in flows:
                 flow.both(2)
             net.nft("delete table inet no")
@@ -111,12 +112,13 @@ def ftp_port(address, port, version):
 
 @case(needs=["nf_conntrack_ftp", "nf_nat_ftp", "nft_objref"])
 def ftp(net):
-    """Control connections whose helper expects data connections, from the server and from the client; translated as well."""
+    """Control connections whose helper expects data connections, from either side, without translation and with it."""
     a, b = net.build("ab")
-    net.nft("table inet helper {\n" + "".join(
-        f"ct helper ftp{version} {{ type \"ftp\" protocol tcp; l3proto {family}; }}\n" for version, family in FAMILY.items()) +
-        "chain prerouting { type filter hook prerouting priority -100;\n" + "".join(
-        f"meta nfproto ipv{version} tcp dport 21 ct helper set \"ftp{version}\"\n" for version in VERSIONS) + "}\n}")
+    objects = [f'ct helper ftp{version} {{ type "ftp" protocol tcp; l3proto {family}; }}'
+               for version, family in FAMILY.items()]
+    net.nft("\n".join(["table inet helper {", *objects, "}"]))
+    net.chain("inet helper", "prerouting", -100,
+              *(f'meta nfproto ipv{version} tcp dport 21 ct helper set "ftp{version}"' for version in VERSIONS))
     for translated in (False, True):
         if translated:
             nat(net, "postrouting", {4: "oifname rb snat to 10.0.2.77", 6: "oifname rb snat to fd00:2::77"})
