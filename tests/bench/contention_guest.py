@@ -1,9 +1,12 @@
 #!/usr/bin/python3
 """Forwards on one CPU, then on two at once: the guest's half of tests/bench/contention.
 
-    contention_guest.py ROUNDS       ($KMOD_inject, $KMOD_floor, $KMOD_nf_ctcache; the result in $VM_SHARE/contention.json)
+    contention_guest.py ROUNDS       ($KMOD_inject, $KMOD_floor, $KMOD_nf_ctcache)
 
-In every namespace the flows are split between the CPUs; each CPU takes its half through the same devices, tables and module.
+The result is in $VM_SHARE/contention.json.
+
+In every namespace the flows are split between the CPUs; each CPU takes its half through the same devices, tables and
+module.
 """
 
 import json
@@ -74,7 +77,8 @@ def main():
             before = variant.counters()
             results[variant.name]["two"].append(on_both(variant))
             after = variant.counters()
-            if variant.cached and (after["misses"] != before["misses"] or after["hits"] - before["hits"] != after["left"] - before["left"]):
+            grown = {name: after[name] - before[name] for name in ("hits", "misses", "left")}
+            if variant.cached and (grown["misses"] or grown["hits"] != grown["left"]):
                 raise SystemExit(f"misses: {before}, {after}")
     for variant in variants:
         variant.close()

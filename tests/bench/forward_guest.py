@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """Measures scenarios of forwarding: the guest's half of tests/bench/forward.
 
-    forward_guest.py ROUNDS BUCKETS SCENARIO...          ($KMOD_inject, $KMOD_floor, $KMOD_nf_ctcache; results in $VM_SHARE)
+    forward_guest.py ROUNDS BUCKETS SCENARIO...          ($KMOD_inject, $KMOD_floor, $KMOD_nf_ctcache)
 
 One namespace per variant, alike but for what the variant is about; the variants take turns in rotating order. Writes a
-line of JSON for each scenario: variant -> nanoseconds per packet (variant.py, results()). Under -icount, a
-nanosecond is an instruction.
+line of JSON to $VM_SHARE/forward.json for each scenario: variant -> nanoseconds per packet (variant.py, results()).
+Under -icount, a nanosecond is an instruction.
 """
 
 import json
@@ -34,7 +34,8 @@ def measure(scenario, rounds, module):
             variant.round()
     for variant in variants:
         variant.close()
-    print(f"{scenario.name}: set up {ready - began:.1f} s, {rounds} rounds {time.monotonic() - ready:.1f} s", flush=True)
+    done = time.monotonic()
+    print(f"{scenario.name}: set up {ready - began:.1f} s, {rounds} rounds {done - ready:.1f} s", flush=True)
     return {variant.name: variant.results() for variant in variants}
 
 

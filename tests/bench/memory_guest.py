@@ -3,8 +3,9 @@
 
     memory_guest.py           ($KMOD_inject, $KMOD_weigh, $KMOD_nf_ctcache; the result in $VM_SHARE/memory.json)
 
-In each namespace the same flows begin, are replied to, learn and are forwarded on. Of every phase it counts the kernel's
-allocations by their call sites (tracepoints kmem:*, of this process, which injects), and at the end it weighs the entries.
+In each namespace the same flows begin, are replied to, learn and are forwarded on. Of every phase it counts the
+kernel's allocations by their call sites (tracepoints kmem:*, of this process, which injects), and at the end it
+weighs the entries.
 """
 
 import collections
@@ -45,7 +46,8 @@ def allocations():
     found = collections.Counter()
     for line in (TRACING / "trace").read_text(encoding="ascii").splitlines():
         if line.startswith("#"):
-            if (entries := re.match(r"# entries-in-buffer/entries-written: (\d+)/(\d+)", line)) and entries[1] != entries[2]:
+            kept = re.match(r"# entries-in-buffer/entries-written: (\d+)/(\d+)", line)
+            if kept and kept[1] != kept[2]:
                 raise SystemExit("the trace buffer is too small")
             continue
         site = re.search(r"call_site=(\S+?)\+", line)
@@ -90,7 +92,8 @@ def main():
         traffic = Traffic(scenario)
         for name in ("plain", "ctcache"):
             variant = Counted(name, scenario, traffic, None)
-            results.append({"variant": name, "accounting": accounting, "phases": variant.phases, "weight": variant.weight})
+            results.append({"variant": name, "accounting": accounting, "phases": variant.phases,
+                            "weight": variant.weight})
             learned = variant.counters()
             print(name, accounting, variant.weight, variant.phases, learned)
             if name == "ctcache" and learned["hits"] < FLOWS:

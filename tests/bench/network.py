@@ -131,13 +131,15 @@ class Network:
     def add_rules(family, count):
         """Rules of which none matches, before the one of the main table."""
         prefix = "198.18.{}.0/24" if family == 4 else "2001:db8:{}::/48"
-        rules = "".join(f"rule add pref {1000 + number} from {prefix.format(number)} lookup {1000 + number}\n" for number in range(count))
+        rules = "".join(f"rule add pref {1000 + number} from {prefix.format(number)} lookup {1000 + number}\n"
+                        for number in range(count))
         run("ip", f"-{family}", "-batch", "-", text=rules)
 
     @staticmethod
     def flush_conntrack():
         body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
-        tell(NETLINK_NETFILTER, [struct.pack("=IHHII", 16 + len(body), CONNTRACK_DELETE, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + body])
+        header = struct.pack("=IHHII", 16 + len(body), CONNTRACK_DELETE, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+        tell(NETLINK_NETFILTER, [header + body])
 
     @staticmethod
     def sent():

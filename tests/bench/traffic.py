@@ -1,8 +1,8 @@
 """Frames: the packets of a scenario's flows, in both directions.
 
-Flows come from random sources behind `in0` and go to random destinations behind `out0`. They are visited in another order than
-the one in which they were set up: otherwise one would walk over memory in the order of its allocation, which hides most
-cache misses. The seed is fixed, so every variant and every run has the same packets.
+Flows come from random sources behind `in0` and go to random destinations behind `out0`. They are visited in another
+order than the one in which they were set up: otherwise one would walk over memory in the order of its allocation,
+which hides most cache misses. The seed is fixed, so every variant and every run has the same packets.
 """
 
 import random
@@ -109,7 +109,7 @@ class Traffic:
         return (source.to_bytes(self.size, "big"), 1024 + number % 60000, address.to_bytes(self.size, "big"), 53)
 
     def blocks(self, forth, back):
-        """Whole new flows: the first packets of as many as fill a batch, then their replies, then all the rest forth."""
+        """Whole new flows: the first packets of as many as fill a batch, then their replies, then all the rest."""
         frames = []
         for start in range(0, len(forth), BATCH):
             block = slice(start, start + BATCH)

@@ -1,7 +1,7 @@
 """A variant: one namespace that forwards a scenario's packets in one way, and what it must prove of every round.
 
-Every packet that was sent must have left. In `ctcache` hits must equal the packets of flows that are known; in `flowtable`
-no packet may have come to the forward chain.
+Every packet that was sent must have left. In `ctcache` hits must equal the packets of flows that are known; in
+`flowtable` no packet may have come to the forward chain.
 """
 
 import json
@@ -60,11 +60,13 @@ class Variant:
         if self.name == "none":
             return
         flowtable = self.name == "flowtable"
-        run("nft", "-f", "-", text=RULES.format(zones=ZONES[family], flowtable=FLOWTABLE if flowtable else "",
-                                                add="counter; ct state established flow add @fast;" if flowtable else ""))
+        add = "counter; ct state established flow add @fast;" if flowtable else ""
+        run("nft", "-f", "-", text=RULES.format(zones=ZONES[family], flowtable=FLOWTABLE if flowtable else "", add=add))
         sysctl("netfilter/nf_conntrack_acct", scenario.accounting)
-        for timeout in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream", *(["nf_flowtable_udp_timeout"] * flowtable)):
-            sysctl(f"netfilter/{timeout}", 1000000)
+        sysctl("netfilter/nf_conntrack_udp_timeout", 1000000)
+        sysctl("netfilter/nf_conntrack_udp_timeout_stream", 1000000)
+        if flowtable:
+            sysctl("netfilter/nf_flowtable_udp_timeout", 1000000)
         if self.name == "plain, no early demux":
             sysctl("ipv4/ip_early_demux", 0)
         if self.name == "floor":
@@ -95,7 +97,8 @@ class Variant:
             counters |= {"hits": stats["stats"]["hits"], "misses": stats["stats"]["misses"], "why": stats["misses"]}
         if self.name == "flowtable":
             listed = json.loads(run("nft", "-j", "list", "chain", "inet", "bench", "forward"))["nftables"]
-            counters["passed"] = next(item["rule"]["expr"][0]["counter"]["packets"] for item in listed if "rule" in item)
+            first = next(item["rule"] for item in listed if "rule" in item)
+            counters["passed"] = first["expr"][0]["counter"]["packets"]
         return counters
 
     def round(self):
@@ -116,8 +119,9 @@ class Variant:
         self.rounds.append(statistics.fmean(places))
 
     def results(self):
-        """Every batch has the same packets in every round: the mean of the least that each has taken is what they cost on a machine
-        of our own, as long as each had one quiet moment. The rounds show how far from that we were."""
+        """Every batch has the same packets in every round: the mean of the least that each has taken is what they
+        cost on a machine of our own, if each had one quiet moment. The rounds show how far from that we were.
+        """
         return {"least": statistics.fmean(self.least), "rounds": self.rounds}
 
     def check(self, before, after):
