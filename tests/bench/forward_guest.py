@@ -28,14 +28,14 @@ def measure(scenario, rounds, module):
     for name in scenario.variants:
         variants.append(Variant(name, scenario, traffic, module))
     ready = time.monotonic()
-    for number in range(rounds):
+    for number in range(rounds * scenario.turns):
         turn = number % len(variants)
         for variant in variants[turn:] + variants[:turn]:
             variant.round()
     for variant in variants:
         variant.close()
     done = time.monotonic()
-    print(f"{scenario.name}: set up {ready - began:.1f} s, {rounds} rounds {done - ready:.1f} s", flush=True)
+    print(f"{scenario.name}: set up {ready - began:.1f} s, rounds {done - ready:.1f} s", flush=True)
     return {variant.name: variant.results() for variant in variants}
 
 

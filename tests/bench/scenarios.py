@@ -44,6 +44,11 @@ class Scenario:
         return max(20480, self.flows)
 
     @property
+    def turns(self):
+        """How many rounds for one of many flows, which are long: every batch is to have a quiet moment."""
+        return 1 if self.flows > 32768 else 4
+
+    @property
     def period(self):
         """Of inject.h: the second packet of a new flow is its reply."""
         return self.length if self.length > 1 else 0
