@@ -141,7 +141,8 @@ def vlan(net):
            "addr add fd00:7::1/64 dev rb.7 nodad")
     net.wait("IPv6 addresses", net.addresses_ready)
     far = {4: "10.0.7.2", 6: "fd00:7::2"}
-    net.ip(*(f"neigh add {address} lladdr {b.mac} dev rb.7 nud permanent" for address in far.values()))
+    # Frames are recorded without their tag: the hardware address tells the networks apart.
+    net.ip(*(f"neigh add {address} lladdr 02:00:00:00:07:02 dev rb.7 nud permanent" for address in far.values()))
     for version in VERSIONS:
         flow = Flow(net, a, b.address[version]).warm()
         net.ip(f"route add {b.address[version]} via {far[version]}")
