@@ -220,16 +220,52 @@ static inline u32 ctc_epoch(struct ctc_net *cn, u8 family)
 }
 
 /* route.c */
-enum ctcache_miss ctc_route_valid(struct ctc_net *cn, const struct sk_buff *skb,
-				  const struct ctc_decision *d);
+bool ctc_multipath_by_flow(const struct ctc_net *cn, const struct sk_buff *skb, u8 family);
 bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key,
 		     struct fib6_info **f6i);
 bool ctc_route_same(const struct dst_entry *a, const struct dst_entry *b, u8 family);
 bool ctc_route_shared(const struct dst_entry *a, const struct dst_entry *b);
-bool ctc_route_lookup(struct sk_buff *skb, const struct ctc_key *key);
-u32 ctc_route_hash(const struct dst_entry *dst, u8 family);
-bool ctc_src_vmark(const struct net_device *dev);
+bool ctc_route_lookup(struct sk_buff *skb, u8 family);
+u64 ctc_route_hash(const struct dst_entry *dst, u8 family);
+bool ctc_src_vmark(struct net *net, int ifindex);
 void ctc_route_gateway(const struct dst_entry *dst, u8 family, const void **gateway, u32 *mtu);
+
+static inline bool ctc_dst_current(const struct dst_entry *dst)
+{
+	unsigned long expires = READ_ONCE(dst->expires);
+
+	return READ_ONCE(dst->obsolete) == DST_OBSOLETE_FORCE_CHK &&
+	       (!expires || time_before(jiffies, expires));
+}
+
+/* Whether a new lookup would find @d for a packet that has its key. 0: yes. Under RCU. */
+static __always_inline enum ctcache_miss ctc_route_valid(const struct ctc_net *cn,
+							 const struct sk_buff *skb,
+							 const struct ctc_decision *d, u8 family)
+{
+	const struct dst_entry *dst = d->dst;
+
+	if (unlikely(!ctc_dst_current(dst)))
+		return CTCACHE_MISS_OBSOLETE;
+	if (family == AF_INET) {
+		if (unlikely(READ_ONCE(container_of(dst, struct rtable, dst)->rt_uncached_list)))
+			return CTCACHE_MISS_OBSOLETE;
+#if CTC_IPV6
+	} else {
+		if (unlikely(d->f6i && fib6_check_expired(d->f6i)))
+			return CTCACHE_MISS_OBSOLETE;
+		/*
+		 * On a host, reachability of neighbours takes part in the choice
+		 * (RT6_LOOKUP_F_REACHABLE).
+		 */
+		if (unlikely(!READ_ONCE(cn->net->ipv6.devconf_all->forwarding)))
+			return CTCACHE_MISS_SYSCTL;
+#endif
+	}
+	if (unlikely(d->key.flags) && !ctc_multipath_by_flow(cn, skb, family))
+		return CTCACHE_MISS_MULTIPATH;
+	return 0;
+}
 
 /* hooks.c */
 int ctc_hooks_register(struct ctc_net *cn);

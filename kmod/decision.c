@@ -11,7 +11,6 @@
  * Numbers are exact as long as 16 bits do not wrap. Before they do, the epoch becomes 0, nothing
  * hits, and a sweep (sweep.c) clears every number of the namespace.
  */
-#include <linux/jhash.h>
 #include <net/dst.h>
 
 #include "ctc.h"
@@ -180,27 +179,45 @@ u32 ctc_decisions(struct ctc_net *cn)
 	return READ_ONCE(cn->used) - 1;
 }
 
-static struct ctc_decision *ctc_find(struct ctc_table *table, u32 epoch, u32 hash,
-				     const struct ctc_key *key, const struct dst_entry *dst,
-				     const struct fib6_info *f6i)
+/*
+ * The number of a decision of @epoch, or 0. Needs no lock: what is read under a number is its
+ * content if the number is still there afterwards, and a number of an epoch that ends meanwhile is
+ * void by itself. Each next one is older, so the walk ends.
+ */
+static u32 ctc_find(const struct ctc_table *table, u32 epoch, u32 hash, const struct ctc_key *key,
+		    const struct dst_entry *dst, const struct fib6_info *f6i)
 {
-	u32 number = table->bucket[hash & table->bucket_mask];
+	u32 number = READ_ONCE(table->bucket[hash & table->bucket_mask]);
 
 	while (number && number >> CTC_EPOCH_SHIFT == epoch) {
-		struct ctc_decision *d = &table->slot[number & CTC_INDEX_MASK];
+		const struct ctc_decision *d = &table->slot[number & CTC_INDEX_MASK];
+		bool found;
+		u32 next;
 
-		if (d->hash == hash && d->f6i == f6i && !memcmp(&d->key, key, sizeof(*key)) &&
-		    (d->dst == dst ||
-		     (key->family == AF_INET6 && !f6i && ctc_route_shared(d->dst, dst))))
-			return d;
-		number = d->next;
+		if (READ_ONCE(d->number) != number)
+			return 0;
+		smp_rmb(); /* pairs with ctc_insert() */
+		found = d->hash == hash && d->f6i == f6i && !memcmp(&d->key, key, sizeof(*key)) &&
+			(d->dst == dst ||
+			 (key->family == AF_INET6 && !f6i && ctc_route_shared(d->dst, dst)));
+		next = d->next;
+		smp_rmb(); /* pairs with ctc_fill() */
+		if (READ_ONCE(d->number) != number)
+			return 0;
+		if (found)
+			return number;
+		number = next;
 	}
-	return NULL;
+	return 0;
 }
 
 static u32 ctc_hash(const struct ctc_key *key, const struct dst_entry *dst)
 {
-	return jhash_1word(ctc_route_hash(dst, key->family), jhash(key, sizeof(*key), 0));
+	u64 word[2];
+
+	BUILD_BUG_ON(sizeof(*key) != sizeof(word));
+	memcpy(word, key, sizeof(word));
+	return hash_64(word[0] * GOLDEN_RATIO_64 + word[1] + ctc_route_hash(dst, key->family), 32);
 }
 
 /* Takes a reference on both, or nothing. */
@@ -216,7 +233,7 @@ static bool ctc_fill(struct ctc_decision *d, const struct ctc_key *key, struct d
 	}
 #endif
 	WRITE_ONCE(d->number, 0);
-	smp_wmb(); /* pairs with ctc_hit(): void before it changes */
+	smp_wmb(); /* pairs with ctc_lookup() and ctc_find(): void before it changes */
 	d->key = *key;
 	d->dst = dst;
 	d->f6i = f6i;
@@ -245,7 +262,7 @@ static u32 ctc_insert(struct ctc_net *cn, struct ctc_table *table, u32 hash,
 	}
 	d->hash = hash;
 	d->next = *bucket;
-	smp_wmb(); /* pairs with ctc_hit(): whole before it is valid */
+	smp_wmb(); /* pairs with ctc_lookup() and ctc_find(): whole before it is valid */
 	WRITE_ONCE(d->number, number);
 	WRITE_ONCE(*bucket, number);
 	WRITE_ONCE(cn->used, cn->used + 1);
@@ -261,16 +278,18 @@ u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct 
 	       struct fib6_info *f6i)
 {
 	u32 hash = ctc_hash(key, dst);
-	struct ctc_decision *d;
-	u32 number = 0;
+	u32 number = ctc_find(rcu_dereference(cn->table), epoch, hash, key, dst, f6i);
 
+	if (likely(number))
+		return number;
 	spin_lock_bh(&cn->lock);
 	if (epoch && cn->epoch == epoch &&
 	    !(cn->quiet & (key->family == AF_INET ? CTC_QUIET_4 : CTC_QUIET_6))) {
 		struct ctc_table *table = ctc_table(cn);
 
-		d = ctc_find(table, epoch, hash, key, dst, f6i);
-		number = d ? d->number : ctc_insert(cn, table, hash, key, dst, f6i);
+		number = ctc_find(table, epoch, hash, key, dst, f6i);
+		if (!number)
+			number = ctc_insert(cn, table, hash, key, dst, f6i);
 	} else {
 		ctc_count(cn, CTCACHE_STAT_LATE);
 	}

@@ -26,6 +26,13 @@
 
 #define CTC_DSCP_MASK 0xfc
 
+/* What a packet takes of a decision. */
+struct ctc_hit {
+	struct dst_entry *dst;
+	u16 zone;
+	u16 flags;
+};
+
 static u32 ctc_slot(const struct ctc_config *config, const struct nf_conn *ct)
 {
 	return config->slot_of[nf_ct_zone(ct)->id];
@@ -41,36 +48,46 @@ static struct ctc_counters *ctc_zone_count(const struct ctc_config *config, u32 
 }
 
 /*
+ * The input device of the lookup when layer 3 masters (VRF) are involved, or 0: the packet of a
+ * slave comes again, on the master.
+ */
+static noinline u32 ctc_l3mdev_iif(const struct sk_buff *skb, u8 family)
+{
+	if (netif_is_l3_slave(skb->dev))
+		return 0;
+	/* IPv4 looks up for the slave even on the master's pass (ip_rcv_finish()). */
+	return family == AF_INET ? IPCB(skb)->iif : skb->dev->ifindex;
+}
+
+/*
  * Whether the packet is of the kind whose lookup depends on its key and its flow alone; makes the
  * key if so. Not: bridged (br_netfilter), decapsulated by IPsec (no rp_filter then), on a VRF's
- * slave (it comes again on the VRF), with a dst or socket already (loopback, tunnel metadata,
- * TPROXY), not for us on the link, with options or extension headers.
+ * slave, with a dst or socket already (loopback, tunnel metadata, TPROXY), not for us on the link,
+ * with options or extension headers.
  */
-static __always_inline bool ctc_fit(const struct sk_buff *skb, const struct nf_conn *ct, u8 family,
-				    struct ctc_key *key)
+static __always_inline bool ctc_fit(const struct ctc_net *cn, const struct sk_buff *skb,
+				    const struct nf_conn *ct, u8 family, struct ctc_key *key)
 {
-	struct net_device *dev = skb->dev;
+	const struct net_device *dev = skb->dev;
 
 	if (skb_dst(skb) || skb->sk || skb->pkt_type != PACKET_HOST || secpath_exists(skb) ||
-	    nf_bridge_info_exists(skb) || netif_is_l3_slave(dev) || nf_ct_is_dying(ct))
+	    nf_bridge_info_exists(skb))
 		return false;
 	key->mark = skb->mark;
 	key->iif = dev->ifindex;
+	if (unlikely(dev->priv_flags & (IFF_L3MDEV_MASTER | IFF_L3MDEV_SLAVE))) {
+		key->iif = ctc_l3mdev_iif(skb, family);
+		if (!key->iif)
+			return false;
+	}
 	if (family == AF_INET) {
 		const struct iphdr *iph = ip_hdr(skb);
 
 		if (iph->ihl != sizeof(*iph) / 4)
 			return false;
 		key->dscp = iph->tos & CTC_DSCP_MASK;
-		/* IPv4 looks up for the slave even on the VRF's pass (ip_rcv_finish()). */
-		if (netif_is_l3_master(dev)) {
-			key->iif = IPCB(skb)->iif;
-			dev = dev_get_by_index_rcu(dev_net(dev), key->iif);
-			if (!dev)
-				return false;
-		}
 		/* fib_validate_source() looks with the mark or without. */
-		key->sysctl = unlikely(skb->mark) && ctc_src_vmark(dev);
+		key->sysctl = unlikely(key->mark) && ctc_src_vmark(cn->net, key->iif);
 	} else {
 		const struct ipv6hdr *iph = ipv6_hdr(skb);
 
@@ -98,32 +115,21 @@ static __always_inline bool ctc_addressed(const struct sk_buff *skb, const struc
 	       ipv6_addr_equal(&ipv6_hdr(skb)->daddr, &destination->in6);
 }
 
-/* Why the packet may not be looked at any further, or 0. Makes its key. */
-static __always_inline enum ctcache_miss ctc_unfit(const struct sk_buff *skb,
-						   const struct nf_conn *ct,
-						   enum ip_conntrack_dir dir, u8 family,
-						   struct ctc_key *key)
+/* Only the key's fields before the lookup; sysctl is of IPv4. */
+static __always_inline enum ctcache_miss ctc_key_differs(const struct ctc_key *a,
+							 const struct ctc_key *b)
 {
-	if (unlikely(!ctc_fit(skb, ct, family, key)))
-		return CTCACHE_MISS_UNFIT;
-	return likely(ctc_addressed(skb, ct, dir, family)) ? 0 : CTCACHE_MISS_ADDRESS;
-}
-
-/* Only the key's fields before the lookup; sysctl is of IPv4. In one go when they are equal. */
-static enum ctcache_miss ctc_key_differs(const struct ctc_key *a, const struct ctc_key *b)
-{
-	if (likely(!((a->iif ^ b->iif) | (a->mark ^ b->mark) | (a->dscp ^ b->dscp) |
-		     (a->sysctl ^ b->sysctl))))
-		return 0;
-	if (a->iif != b->iif)
+	if (unlikely(a->iif != b->iif))
 		return CTCACHE_MISS_INPUT;
-	if (a->mark != b->mark)
+	if (unlikely(a->mark != b->mark))
 		return CTCACHE_MISS_MARK;
-	return a->dscp != b->dscp ? CTCACHE_MISS_DSCP : CTCACHE_MISS_SYSCTL;
+	if (unlikely(a->dscp != b->dscp))
+		return CTCACHE_MISS_DSCP;
+	return unlikely(a->sysctl != b->sysctl) ? CTCACHE_MISS_SYSCTL : 0;
 }
 
 /* Whether the stack would ask for the packet's socket before its route (ip_rcv_finish_core()). */
-static bool ctc_early_demux(const struct net *net, const struct sk_buff *skb, u8 family)
+static noinline bool ctc_early_demux(const struct net *net, const struct sk_buff *skb, u8 family)
 {
 	u8 protocol = family == AF_INET ? ip_hdr(skb)->protocol : ipv6_hdr(skb)->nexthdr;
 
@@ -133,63 +139,58 @@ static bool ctc_early_demux(const struct net *net, const struct sk_buff *skb, u8
 	       (protocol == IPPROTO_UDP && READ_ONCE(net->ipv4.sysctl_udp_early_demux));
 }
 
-/* Sets the dst that @number stands for, or says why not. */
-static __always_inline enum ctcache_miss ctc_hit(struct ctc_net *cn, struct sk_buff *skb,
-						 u32 number, u32 epoch, const struct ctc_key *key,
-						 const struct ctc_decision **hit)
+/*
+ * What the packet's flow knows of its lookup: 0 and *hit with its dst and flags, or why there is
+ * nothing. Everything is in registers here, and nothing on the way to a hit is called.
+ */
+static __always_inline enum ctcache_miss ctc_lookup(struct ctc_net *cn, const struct sk_buff *skb,
+						    const struct nf_conn *ct,
+						    enum ip_conntrack_dir dir, u8 family,
+						    u32 number, u32 epoch, struct ctc_hit *hit)
 {
-	struct ctc_table *table = rcu_dereference(cn->table);
+	const struct ctc_table *table = rcu_dereference(cn->table);
 	u32 index = number & CTC_INDEX_MASK;
 	const struct ctc_decision *d = &table->slot[index];
+	struct ctc_key key = {};
 	enum ctcache_miss miss;
-	struct dst_entry *dst;
-	u16 flags;
 
+	if (unlikely(!ctc_fit(cn, skb, ct, family, &key)))
+		return CTCACHE_MISS_UNFIT;
+	if (unlikely(!ctc_addressed(skb, ct, dir, family)))
+		return CTCACHE_MISS_ADDRESS;
 	if (unlikely(number >> CTC_EPOCH_SHIFT != epoch))
 		return number ? CTCACHE_MISS_EPOCH : CTCACHE_MISS_NONE;
 	if (unlikely(index >= table->size || READ_ONCE(d->number) != number))
 		return CTCACHE_MISS_EPOCH;
 	smp_rmb(); /* pairs with ctc_insert(): the content of this number */
-	miss = ctc_key_differs(&d->key, key);
+	miss = ctc_key_differs(&d->key, &key);
 	if (unlikely(miss))
 		return miss;
-	miss = ctc_route_valid(cn, skb, d);
+	miss = ctc_route_valid(cn, skb, d, family);
 	if (unlikely(miss))
 		return miss;
-	if (unlikely(d->key.local) && ctc_early_demux(cn->net, skb, key->family))
+	if (unlikely(d->key.local) && ctc_early_demux(cn->net, skb, family))
 		return CTCACHE_MISS_SOCKET;
-	dst = d->dst;
-	flags = d->key.flags;
+	hit->dst = d->dst;
+	hit->zone = d->key.zone;
+	hit->flags = d->key.flags;
 	smp_rmb(); /* pairs with ctc_fill(): and of no later one */
-	if (unlikely(READ_ONCE(d->number) != number))
-		return CTCACHE_MISS_EPOCH;
-	skb_dst_set_noref(skb, dst);
-	/* No hint of this choice for a list's next packet (ip_extract_route_hint()). */
-	if (unlikely(flags)) {
-		if (key->family == AF_INET)
-			IPCB(skb)->flags |= flags;
-		else
-			IP6CB(skb)->flags |= flags;
-	}
-	*hit = d;
-	return 0;
+	return likely(READ_ONCE(d->number) == number) ? 0 : CTCACHE_MISS_EPOCH;
 }
 
-/* Proof mode. The slow answer wins: what the lookup finds, if anything, stays with the packet. */
-static void ctc_prove(struct ctc_net *cn, struct sk_buff *skb, u32 epoch, const struct ctc_key *key)
+/* Proof mode. The slow answer wins: what the lookup finds, if anything, is the packet's. */
+static noinline void ctc_prove(struct ctc_net *cn, struct sk_buff *skb, u32 epoch,
+			       const struct dst_entry *cached, u8 family)
 {
-	const struct dst_entry *cached = skb_dst(skb);
-
-	skb_dst_drop(skb);
 	ctc_count(cn, CTCACHE_STAT_PROOFS);
-	if (likely(ctc_route_lookup(skb, key) && ctc_route_same(skb_dst(skb), cached, key->family)))
+	if (likely(ctc_route_lookup(skb, family) && ctc_route_same(skb_dst(skb), cached, family)))
 		return;
 	/* Unless there was a change between the two. */
-	if (ctc_epoch(cn, key->family) != epoch)
+	if (ctc_epoch(cn, family) != epoch)
 		return;
 	ctc_count(cn, CTCACHE_STAT_MISMATCHES);
-	pr_warn_once("a cached route differs from a new lookup (input %u, mark %#x)\n", key->iif,
-		     key->mark);
+	pr_warn_once("a cached route differs from a new lookup (input %u, mark %#x)\n",
+		     skb->dev->ifindex, skb->mark);
 }
 
 static bool ctc_proof_due(struct ctc_net *cn, u32 every)
@@ -201,24 +202,25 @@ static bool ctc_proof_due(struct ctc_net *cn, u32 every)
 }
 
 /* A packet of a new flow: gives its entry room for the numbers, if its zone is to be cached. */
-static void ctc_new_flow(struct ctc_net *cn, const struct ctc_config *config, struct nf_conn *ct)
+static noinline void ctc_new_flow(struct ctc_net *cn, struct nf_conn *ct)
 {
+	const struct ctc_config *config = rcu_dereference(cn->config);
+
 	if (config->zone[ctc_slot(config, ct)].kinds &&
 	    READ_ONCE(cn->state) != CTCACHE_STATE_LOST && !ctc_flow_add(ct, config->carrier))
 		ctc_count(cn, CTCACHE_STAT_NO_CARRIER);
 }
 
-/* Looks the packet up, and gives its flow the number of what was found. */
-static void ctc_learn(struct ctc_net *cn, struct sk_buff *skb, u32 *number, u32 epoch,
-		      const struct ctc_config *config, struct ctc_key *key)
+/* Looks the packet up; the number of what was found, if it may be kept. */
+static u32 ctc_learn(struct ctc_net *cn, struct sk_buff *skb, u32 epoch, struct ctc_key *key)
 {
 	struct fib6_info *f6i;
 	u32 learned = 0;
 
-	if (!ctc_route_lookup(skb, key)) {
+	if (!ctc_route_lookup(skb, key->family)) {
 		/* The stack finds the same, drops the packet and counts why. */
 		skb_dst_drop(skb);
-		return;
+		return 0;
 	}
 	if (ctc_route_learn(cn, skb, key, &f6i))
 		learned = ctc_intern(cn, epoch, key, skb_dst(skb), f6i);
@@ -226,30 +228,48 @@ static void ctc_learn(struct ctc_net *cn, struct sk_buff *skb, u32 *number, u32 
 		ctc_count(cn, CTCACHE_STAT_REFUSED);
 	if (key->local && ctc_early_demux(cn->net, skb, key->family))
 		skb_dst_drop(skb);
+	return learned;
+}
+
+/* The packet goes the slow way, and its flow learns if the reason allows it. */
+static noinline void ctc_missed(struct ctc_net *cn, struct sk_buff *skb, const struct nf_conn *ct,
+				u32 *number, u32 epoch, enum ctcache_miss miss, u8 family)
+{
+	const struct ctc_config *config = rcu_dereference(cn->config);
+	struct ctc_key key = { .family = family, .zone = ctc_slot(config, ct) };
+	struct ctc_counters *count = ctc_zone_count(config, key.zone);
+	u32 learned;
+
+	this_cpu_inc(cn->cpu->miss[miss]);
+	count->misses++;
+	if (miss == CTCACHE_MISS_UNFIT || miss == CTCACHE_MISS_ADDRESS ||
+	    miss == CTCACHE_MISS_SOCKET || !(config->zone[key.zone].kinds & CTCACHE_KIND_ROUTE) ||
+	    !ctc_fit(cn, skb, ct, family, &key))
+		return;
+	learned = ctc_learn(cn, skb, epoch, &key);
 	if (!learned)
 		return;
 	WRITE_ONCE(*number, learned);
-	ctc_zone_count(config, key->zone)->learned++;
+	count->learned++;
 }
 
 static __always_inline void ctc_pre_routing(struct ctc_net *cn, struct sk_buff *skb, u8 family)
 {
-	const struct ctc_config *config = rcu_dereference(cn->config);
-	const struct ctc_decision *d;
-	struct ctc_key key = { .family = family };
+	const struct ctc_config *config;
 	enum ip_conntrack_info ctinfo;
 	enum ip_conntrack_dir dir;
 	enum ctcache_miss miss;
+	struct ctc_hit hit;
 	struct ctc_flow *flow;
 	struct nf_conn *ct;
-	u32 epoch, number;
+	u32 epoch;
 
 	ct = nf_ct_get(skb, &ctinfo);
 	if (unlikely(!ct))
 		return;
 	if (unlikely(ctinfo != IP_CT_ESTABLISHED && ctinfo != IP_CT_ESTABLISHED_REPLY)) {
 		if (ctinfo == IP_CT_NEW && !nf_ct_is_confirmed(ct))
-			ctc_new_flow(cn, config, ct);
+			ctc_new_flow(cn, ct);
 		return;
 	}
 	/* With many flows nobody has touched this line yet: it may come meanwhile. */
@@ -257,28 +277,32 @@ static __always_inline void ctc_pre_routing(struct ctc_net *cn, struct sk_buff *
 	epoch = ctc_epoch(cn, family);
 	if (unlikely(!epoch))
 		return;
-	/* Again: whoever sees an epoch must see the configuration that it began with. */
+	/* Only now: whoever sees an epoch must see the configuration that it began with. */
 	config = rcu_dereference(cn->config);
-	dir = CTINFO2DIR(ctinfo);
-	miss = ctc_unfit(skb, ct, dir, family, &key);
-	flow = ctc_flow_find(ct, config->carrier);
-	if (!flow || !nf_ct_is_confirmed(ct))
+	/* Nothing sweeps entries that are not in the table of all. */
+	if (unlikely((READ_ONCE(ct->status) & (IPS_CONFIRMED | IPS_DYING)) != IPS_CONFIRMED))
 		return;
-	number = READ_ONCE(flow->number[dir]);
-	if (likely(!miss))
-		miss = ctc_hit(cn, skb, number, epoch, &key, &d);
-	if (likely(!miss)) {
-		ctc_zone_count(config, d->key.zone)->hits++;
-		if (unlikely(config->proof) && ctc_proof_due(cn, config->proof))
-			ctc_prove(cn, skb, epoch, &key);
+	dir = CTINFO2DIR(ctinfo);
+	flow = ctc_flow_find(ct, config->carrier);
+	if (!flow)
+		return;
+	miss = ctc_lookup(cn, skb, ct, dir, family, READ_ONCE(flow->number[dir]), epoch, &hit);
+	if (unlikely(miss)) {
+		ctc_missed(cn, skb, ct, &flow->number[dir], epoch, miss, family);
 		return;
 	}
-	this_cpu_inc(cn->cpu->miss[miss]);
-	key.zone = ctc_slot(config, ct);
-	ctc_zone_count(config, key.zone)->misses++;
-	if (miss != CTCACHE_MISS_UNFIT && miss != CTCACHE_MISS_ADDRESS &&
-	    miss != CTCACHE_MISS_SOCKET && config->zone[key.zone].kinds & CTCACHE_KIND_ROUTE)
-		ctc_learn(cn, skb, &flow->number[dir], epoch, config, &key);
+	ctc_zone_count(config, hit.zone)->hits++;
+	/* No hint of this choice for a list's next packet (ip_extract_route_hint()). */
+	if (unlikely(hit.flags)) {
+		if (family == AF_INET)
+			IPCB(skb)->flags |= hit.flags;
+		else
+			IP6CB(skb)->flags |= hit.flags;
+	}
+	if (unlikely(config->proof) && ctc_proof_due(cn, config->proof))
+		ctc_prove(cn, skb, epoch, hit.dst, family);
+	else
+		skb_dst_set_noref(skb, hit.dst);
 }
 
 static unsigned int ctc_pre_routing4(void *priv, struct sk_buff *skb,

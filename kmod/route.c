@@ -29,56 +29,21 @@
 #include "ctc.h"
 
 /* Under RCU. */
-bool ctc_src_vmark(const struct net_device *dev)
+bool ctc_src_vmark(struct net *net, int ifindex)
 {
-	struct in_device *in_dev = __in_dev_get_rcu(dev);
+	const struct net_device *dev = dev_get_by_index_rcu(net, ifindex);
+	struct in_device *in_dev = dev ? __in_dev_get_rcu(dev) : NULL;
 
 	return in_dev && IN_DEV_SRC_VMARK(in_dev);
 }
 
-static bool ctc_dst_current(const struct dst_entry *dst)
-{
-	unsigned long expires = READ_ONCE(dst->expires);
-
-	return READ_ONCE(dst->obsolete) == DST_OBSOLETE_FORCE_CHK &&
-	       (!expires || time_before(jiffies, expires));
-}
-
-static bool ctc_multipath_by_flow(struct ctc_net *cn, const struct sk_buff *skb, u8 family)
+bool ctc_multipath_by_flow(const struct ctc_net *cn, const struct sk_buff *skb, u8 family)
 {
 	if (READ_ONCE(cn->resilient))
 		return false;
 	if (family == AF_INET)
 		return ctc_multipath4_by_flow(cn->net, skb->l4_hash);
 	return ctc_multipath6_by_flow(cn->net, skb->l4_hash, ip6_flowlabel(ipv6_hdr(skb)));
-}
-
-/* Whether a new lookup would find @d for a packet that has its key. 0: yes. */
-enum ctcache_miss ctc_route_valid(struct ctc_net *cn, const struct sk_buff *skb,
-				  const struct ctc_decision *d)
-{
-	const struct dst_entry *dst = d->dst;
-
-	if (unlikely(!ctc_dst_current(dst)))
-		return CTCACHE_MISS_OBSOLETE;
-	if (d->key.family == AF_INET) {
-		if (unlikely(READ_ONCE(container_of(dst, struct rtable, dst)->rt_uncached_list)))
-			return CTCACHE_MISS_OBSOLETE;
-#if CTC_IPV6
-	} else {
-		if (unlikely(d->f6i && fib6_check_expired(d->f6i)))
-			return CTCACHE_MISS_OBSOLETE;
-		/*
-		 * On a host, reachability of neighbours takes part in the choice
-		 * (RT6_LOOKUP_F_REACHABLE).
-		 */
-		if (unlikely(!READ_ONCE(cn->net->ipv6.devconf_all->forwarding)))
-			return CTCACHE_MISS_SYSCTL;
-#endif
-	}
-	if (unlikely(d->key.flags && !ctc_multipath_by_flow(cn, skb, d->key.family)))
-		return CTCACHE_MISS_MULTIPATH;
-	return 0;
 }
 
 /* Whether the packet does not go on from here. */
@@ -177,15 +142,15 @@ bool ctc_route_shared(const struct dst_entry *a, const struct dst_entry *b)
 }
 
 /* Equal for dsts that are equal or shared. */
-u32 ctc_route_hash(const struct dst_entry *dst, u8 family)
+u64 ctc_route_hash(const struct dst_entry *dst, u8 family)
 {
 #if CTC_IPV6
 	const struct rt6_info *rt = dst_rt6_info(dst);
 
 	if (family == AF_INET6 && !(rt->rt6i_flags & (RTF_CACHE | RTF_LOCAL)))
-		return __ipv6_addr_jhash(&rt->rt6i_gateway, READ_ONCE(dst->dev)->ifindex);
+		return (u64)ipv6_addr_hash(&rt->rt6i_gateway) << 32 | READ_ONCE(dst->dev)->ifindex;
 #endif
-	return hash_ptr(dst, 32);
+	return (uintptr_t)dst;
 }
 
 void ctc_route_gateway(const struct dst_entry *dst, u8 family, const void **gateway, u32 *mtu)
@@ -245,14 +210,15 @@ static bool ctc_lookup6(struct sk_buff *skb)
 #endif
 
 /* Looks the packet up the slow way and gives it the dst that was found, if any. Under RCU. */
-bool ctc_route_lookup(struct sk_buff *skb, const struct ctc_key *key)
+bool ctc_route_lookup(struct sk_buff *skb, u8 family)
 {
 	const struct iphdr *iph = ip_hdr(skb);
-	struct net_device *dev;
+	struct net_device *dev = skb->dev;
 
-	if (key->family == AF_INET) {
+	if (family == AF_INET) {
 		/* On a VRF the device that received it is not the packet's any more. */
-		dev = dev_get_by_index_rcu(dev_net(skb->dev), key->iif);
+		if (netif_is_l3_master(dev))
+			dev = dev_get_by_index_rcu(dev_net(dev), IPCB(skb)->iif);
 		return dev && !ip_route_input_noref(skb, iph->daddr, iph->saddr, iph->tos, dev);
 	}
 #if CTC_IPV6
