@@ -9,8 +9,9 @@
  *
  * /dev/inject, for root: one write() is one run, of struct inject_run, then `frames` frames of
  * `frame_length` bytes, which are sent in turn; the descriptor keeps them for runs without. The
- * devices are looked up in the network namespace of the writer. read() then returns this descriptor's last struct inject_result and the cycles of
- * each batch, by which a reader can tell an interrupted batch from the others.
+ * devices are looked up in the network namespace of the writer. read() then returns this
+ * descriptor's last struct inject_result and the cycles of each batch, by which a reader can tell
+ * an interrupted batch from the others.
  *
  * The clock is the time stamp counter. Under qemu's -icount shift=0 it counts guest instructions,
  * and a run repeats to a thousandth; in User-Mode Linux it is the host's.
@@ -234,8 +235,10 @@ static ssize_t inject_read(struct file *file, char __user *data, size_t size, lo
 
 static int inject_open(struct inode *inode, struct file *file)
 {
-	file->private_data = kzalloc(sizeof(struct inject_file), GFP_KERNEL);
-	return file->private_data ? 0 : -ENOMEM;
+	struct inject_file *run = kzalloc(sizeof(*run), GFP_KERNEL);
+
+	file->private_data = run;
+	return run ? 0 : -ENOMEM;
 }
 
 static int inject_release(struct inode *inode, struct file *file)

@@ -7,14 +7,14 @@
 #define INJECT_BATCH 64
 
 /*
- * What to send; `frames` frames of `frame_length` bytes follow and are sent in turn. Without any, those
- * of the descriptor's last run are sent again. Host byte order.
+ * What to send; `frames` frames of `frame_length` bytes follow and are sent in turn. Without any,
+ * those of the descriptor's last run are sent again. Host byte order.
  */
 struct inject_run {
 	__u32 ifindex[2];
 	__u32 frames;
 	__u32 frame_length;
-	__u32 list;	/* packets of one netif_receive_skb_list(); 0: netif_receive_skb() for each */
+	__u32 list;	/* packets of one netif_receive_skb_list(); 0: netif_receive_skb() each */
 	__u32 period;	/* of so many batches, the second goes to ifindex[1]; 0: none does */
 	__u64 packets;
 };

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Makes changes of routes and rules late: between the moment when nf_ctcache hears of one and the moment when lookups see it.
+ * Makes changes of routes and rules late: between the moment when nf_ctcache hears of one and the
+ * moment when lookups see it.
  *
- * The kernel tells its notifiers before it publishes a change. This one has the priority of nf_ctcache's and is registered after
- * it, so it is called next, and spins. Loaded from inside the network namespace in question.
+ * The kernel tells its notifiers before it publishes a change. This one has the priority of
+ * nf_ctcache's and is registered after it, so it is called next, and spins. Loaded from inside the
+ * network namespace in question.
  */
 #include <linux/delay.h>
 #include <linux/module.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the test machines must notice: `insmod faulty.ko fault=NAME` does one thing that a kernel module must not do, while
- * it is loaded. For tests/vm/selftest.
+ * What the test machines must notice: `insmod faulty.ko fault=NAME` does one thing that a kernel
+ * module must not do, while it is loaded. For tests/vm/selftest.
  */
 #include <linux/module.h>
 #include <linux/mutex.h>
