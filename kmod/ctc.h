@@ -183,8 +183,7 @@ static inline bool ctc_flow_add(struct nf_conn *ct, u8 carrier)
 #define CTC_QUIET_6 0x2
 struct ctc_table *ctc_table_alloc(u32 decisions);
 void ctc_table_free(struct ctc_table *table);
-u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct dst_entry *dst,
-	       struct fib6_info *f6i);
+u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct dst_entry *dst);
 void ctc_epoch_start(struct ctc_net *cn, enum ctcache_cause cause, u8 quiet);
 void ctc_epoch_stop(struct ctc_net *cn, u8 state);
 void ctc_epoch_install(struct ctc_net *cn, struct ctc_table *table, u32 epoch,
@@ -221,8 +220,9 @@ static inline u32 ctc_epoch(struct ctc_net *cn, u8 family)
 
 /* route.c */
 bool ctc_multipath_by_flow(const struct ctc_net *cn, const struct sk_buff *skb, u8 family);
-bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key,
-		     struct fib6_info **f6i);
+bool ctc_route_found(const struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key);
+bool ctc_route_keep(const struct ctc_net *cn, const struct ctc_key *key,
+		    const struct dst_entry *dst, struct fib6_info **f6i);
 bool ctc_route_same(const struct dst_entry *a, const struct dst_entry *b, u8 family);
 bool ctc_route_shared(const struct dst_entry *a, const struct dst_entry *b);
 bool ctc_route_lookup(struct sk_buff *skb, u8 family);

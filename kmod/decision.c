@@ -185,26 +185,27 @@ u32 ctc_decisions(struct ctc_net *cn)
  * void by itself. Each next one is older, so the walk ends.
  */
 static u32 ctc_find(const struct ctc_table *table, u32 epoch, u32 hash, const struct ctc_key *key,
-		    const struct dst_entry *dst, const struct fib6_info *f6i)
+		    const struct dst_entry *dst)
 {
 	u32 number = READ_ONCE(table->bucket[hash & table->bucket_mask]);
 
 	while (number && number >> CTC_EPOCH_SHIFT == epoch) {
 		const struct ctc_decision *d = &table->slot[number & CTC_INDEX_MASK];
-		bool found;
+		const struct dst_entry *other;
+		bool candidate, shareable;
 		u32 next;
 
 		if (READ_ONCE(d->number) != number)
 			return 0;
 		smp_rmb(); /* pairs with ctc_insert() */
-		found = d->hash == hash && d->f6i == f6i && !memcmp(&d->key, key, sizeof(*key)) &&
-			(d->dst == dst ||
-			 (key->family == AF_INET6 && !f6i && ctc_route_shared(d->dst, dst)));
+		candidate = d->hash == hash && !memcmp(&d->key, key, sizeof(*key));
+		shareable = key->family == AF_INET6 && !d->f6i;
+		other = d->dst;
 		next = d->next;
 		smp_rmb(); /* pairs with ctc_fill() */
 		if (READ_ONCE(d->number) != number)
 			return 0;
-		if (found)
+		if (candidate && (other == dst || (shareable && ctc_route_shared(other, dst))))
 			return number;
 		number = next;
 	}
@@ -271,23 +272,27 @@ static u32 ctc_insert(struct ctc_net *cn, struct ctc_table *table, u32 hash,
 
 /*
  * The number of the decision for @key and @dst, which is made if there is none; 0 when it cannot
- * be. @dst (and @f6i) must be what a lookup found that began after @epoch was read; in a later
- * epoch nothing is learned from it. Under RCU.
+ * be. @dst must be what a lookup found that began after @epoch was read; in a later epoch nothing
+ * is learned from it. Under RCU.
  */
-u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct dst_entry *dst,
-	       struct fib6_info *f6i)
+u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct dst_entry *dst)
 {
 	u32 hash = ctc_hash(key, dst);
-	u32 number = ctc_find(rcu_dereference(cn->table), epoch, hash, key, dst, f6i);
+	u32 number = ctc_find(rcu_dereference(cn->table), epoch, hash, key, dst);
+	struct fib6_info *f6i;
 
 	if (likely(number))
 		return number;
+	if (!ctc_route_keep(cn, key, dst, &f6i)) {
+		ctc_count(cn, CTCACHE_STAT_REFUSED);
+		return 0;
+	}
 	spin_lock_bh(&cn->lock);
 	if (epoch && cn->epoch == epoch &&
 	    !(cn->quiet & (key->family == AF_INET ? CTC_QUIET_4 : CTC_QUIET_6))) {
 		struct ctc_table *table = ctc_table(cn);
 
-		number = ctc_find(table, epoch, hash, key, dst, f6i);
+		number = ctc_find(table, epoch, hash, key, dst);
 		if (!number)
 			number = ctc_insert(cn, table, hash, key, dst, f6i);
 	} else {

@@ -154,15 +154,15 @@ static __always_inline enum ctcache_miss ctc_lookup(struct ctc_net *cn, const st
 	struct ctc_key key = {};
 	enum ctcache_miss miss;
 
-	if (unlikely(!ctc_fit(cn, skb, ct, family, &key)))
-		return CTCACHE_MISS_UNFIT;
-	if (unlikely(!ctc_addressed(skb, ct, dir, family)))
-		return CTCACHE_MISS_ADDRESS;
 	if (unlikely(number >> CTC_EPOCH_SHIFT != epoch))
 		return number ? CTCACHE_MISS_EPOCH : CTCACHE_MISS_NONE;
 	if (unlikely(index >= table->size || READ_ONCE(d->number) != number))
 		return CTCACHE_MISS_EPOCH;
 	smp_rmb(); /* pairs with ctc_insert(): the content of this number */
+	if (unlikely(!ctc_fit(cn, skb, ct, family, &key)))
+		return CTCACHE_MISS_UNFIT;
+	if (unlikely(!ctc_addressed(skb, ct, dir, family)))
+		return CTCACHE_MISS_ADDRESS;
 	miss = ctc_key_differs(&d->key, &key);
 	if (unlikely(miss))
 		return miss;
@@ -214,7 +214,6 @@ static noinline void ctc_new_flow(struct ctc_net *cn, struct nf_conn *ct)
 /* Looks the packet up; the number of what was found, if it may be kept. */
 static u32 ctc_learn(struct ctc_net *cn, struct sk_buff *skb, u32 epoch, struct ctc_key *key)
 {
-	struct fib6_info *f6i;
 	u32 learned = 0;
 
 	if (!ctc_route_lookup(skb, key->family)) {
@@ -222,8 +221,8 @@ static u32 ctc_learn(struct ctc_net *cn, struct sk_buff *skb, u32 epoch, struct 
 		skb_dst_drop(skb);
 		return 0;
 	}
-	if (ctc_route_learn(cn, skb, key, &f6i))
-		learned = ctc_intern(cn, epoch, key, skb_dst(skb), f6i);
+	if (ctc_route_found(cn, skb, key))
+		learned = ctc_intern(cn, epoch, key, skb_dst(skb));
 	else
 		ctc_count(cn, CTCACHE_STAT_REFUSED);
 	if (key->local && ctc_early_demux(cn->net, skb, key->family))
@@ -233,18 +232,22 @@ static u32 ctc_learn(struct ctc_net *cn, struct sk_buff *skb, u32 epoch, struct 
 
 /* The packet goes the slow way, and its flow learns if the reason allows it. */
 static noinline void ctc_missed(struct ctc_net *cn, struct sk_buff *skb, const struct nf_conn *ct,
-				u32 *number, u32 epoch, enum ctcache_miss miss, u8 family)
+				enum ip_conntrack_dir dir, u32 *number, u32 epoch,
+				enum ctcache_miss miss, u8 family)
 {
 	const struct ctc_config *config = rcu_dereference(cn->config);
 	struct ctc_key key = { .family = family, .zone = ctc_slot(config, ct) };
 	struct ctc_counters *count = ctc_zone_count(config, key.zone);
 	u32 learned;
 
+	if (!ctc_fit(cn, skb, ct, family, &key))
+		miss = CTCACHE_MISS_UNFIT;
+	else if (!ctc_addressed(skb, ct, dir, family))
+		miss = CTCACHE_MISS_ADDRESS;
 	this_cpu_inc(cn->cpu->miss[miss]);
 	count->misses++;
 	if (miss == CTCACHE_MISS_UNFIT || miss == CTCACHE_MISS_ADDRESS ||
-	    miss == CTCACHE_MISS_SOCKET || !(config->zone[key.zone].kinds & CTCACHE_KIND_ROUTE) ||
-	    !ctc_fit(cn, skb, ct, family, &key))
+	    miss == CTCACHE_MISS_SOCKET || !(config->zone[key.zone].kinds & CTCACHE_KIND_ROUTE))
 		return;
 	learned = ctc_learn(cn, skb, epoch, &key);
 	if (!learned)
@@ -288,7 +291,7 @@ static __always_inline void ctc_pre_routing(struct ctc_net *cn, struct sk_buff *
 		return;
 	miss = ctc_lookup(cn, skb, ct, dir, family, READ_ONCE(flow->number[dir]), epoch, &hit);
 	if (unlikely(miss)) {
-		ctc_missed(cn, skb, ct, &flow->number[dir], epoch, miss, family);
+		ctc_missed(cn, skb, ct, dir, &flow->number[dir], epoch, miss, family);
 		return;
 	}
 	ctc_zone_count(config, hit.zone)->hits++;

@@ -56,74 +56,86 @@ static bool ctc_route_local(const struct dst_entry *dst, u8 family)
 	return container_of(dst, struct rtable, dst)->rt_type != RTN_UNICAST;
 }
 
-static bool ctc_learn4(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key)
+/*
+ * Completes the key with what the lookup has told the packet. Returns whether the answer stands for
+ * all packets that have this key.
+ */
+bool ctc_route_found(const struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key)
 {
-	const struct rtable *rt = skb_rtable(skb);
+	key->local = ctc_route_local(skb_dst(skb), key->family);
+	if (key->family == AF_INET) {
+		key->flags = IPCB(skb)->flags & IPSKB_MULTIPATH;
+		/* Redirects are sent for each packet. */
+		if (IPCB(skb)->flags & IPSKB_DOREDIRECT)
+			return false;
+	} else {
+		key->flags = IP6CB(skb)->flags & IP6SKB_MULTIPATH;
+	}
+	return likely(!key->flags) || ctc_multipath_by_flow(cn, skb, key->family);
+}
 
-	key->flags = IPCB(skb)->flags & IPSKB_MULTIPATH;
+static bool ctc_keep4(const struct ctc_net *cn, const struct ctc_key *key, const struct rtable *rt)
+{
 	return rt_is_input_route(rt) && (!key->local || rt->rt_type == RTN_LOCAL) &&
-	       !READ_ONCE(rt->rt_uncached_list) && rt->rt_genid == rt_genid_ipv4(cn->net) &&
-	       !(IPCB(skb)->flags & IPSKB_DOREDIRECT);
+	       !READ_ONCE(rt->rt_uncached_list) && rt->rt_genid == rt_genid_ipv4(cn->net);
 }
 
 #if CTC_IPV6
-static bool ctc_learn6(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key,
-		       struct fib6_info **f6i)
+/*
+ * The route behind a dst if its lifetime may be changed without a word by whoever receives an
+ * advertisement (ndisc.c, addrconf.c), or NULL.
+ */
+static struct fib6_info *ctc_expiring6(const struct rt6_info *rt)
 {
-	const struct rt6_info *rt = dst_rt6_info(skb_dst(skb));
 	struct fib6_info *from = rcu_dereference(rt->from);
 
-	key->flags = IP6CB(skb)->flags & IP6SKB_MULTIPATH;
-	if (!from || rt->rt6i_flags & (RTF_REJECT | RTF_ANYCAST) ||
+	return from && (from->fib6_flags & RTF_EXPIRES || from->fib6_protocol == RTPROT_KERNEL ||
+			from->fib6_protocol == RTPROT_RA)
+		       ? from
+		       : NULL;
+}
+
+static bool ctc_keep6(const struct ctc_net *cn, const struct rt6_info *rt, struct fib6_info **f6i)
+{
+	if (!rcu_access_pointer(rt->from) || rt->rt6i_flags & (RTF_REJECT | RTF_ANYCAST) ||
 	    !(rt->rt6i_flags & (RTF_PCPU | RTF_CACHE)) || READ_ONCE(rt->rt6i_uncached_list) ||
 	    !READ_ONCE(cn->net->ipv6.devconf_all->forwarding))
 		return false;
-	/*
-	 * Lifetimes are changed without a word by whoever received an advertisement (ndisc.c,
-	 * addrconf.c).
-	 */
-	if (from->fib6_flags & RTF_EXPIRES || from->fib6_protocol == RTPROT_KERNEL ||
-	    from->fib6_protocol == RTPROT_RA)
-		*f6i = from;
+	*f6i = ctc_expiring6(rt);
 	return true;
 }
 #endif
 
 /*
- * Whether the packet's dst, which a lookup for @key has just found, may be kept. Completes the key,
- * in any case with "local"; *f6i is what the decision must hold besides. Under RCU.
+ * Whether @dst, which a lookup for @key has just found, may be kept; *f6i is what the decision must
+ * hold besides. Under RCU.
  */
-bool ctc_route_learn(struct ctc_net *cn, const struct sk_buff *skb, struct ctc_key *key,
-		     struct fib6_info **f6i)
+bool ctc_route_keep(const struct ctc_net *cn, const struct ctc_key *key,
+		    const struct dst_entry *dst, struct fib6_info **f6i)
 {
-	const struct dst_entry *dst = skb_dst(skb);
-	const struct net_device *dev;
+	const struct net_device *dev = READ_ONCE(dst->dev);
 
 	*f6i = NULL;
-	key->local = ctc_route_local(dst, key->family);
 	if (dst->error || dst->lwtstate || ctc_dst_has_xfrm(dst) || !ctc_dst_current(dst))
 		return false;
 	/* Redirects are sent for each packet; without a link, a sysctl counts (netconf.c). */
-	dev = READ_ONCE(dst->dev);
 	if (dev->ifindex == key->iif || !netif_carrier_ok(dev))
 		return false;
-	if (key->family == AF_INET) {
-		if (!ctc_learn4(cn, skb, key))
-			return false;
-	} else {
+	if (key->family == AF_INET)
+		return ctc_keep4(cn, key, container_of(dst, struct rtable, dst));
 #if CTC_IPV6
-		if (!ctc_learn6(cn, skb, key, f6i))
+	return ctc_keep6(cn, dst_rt6_info(dst), f6i);
+#else
+	return false;
 #endif
-			return false;
-	}
-	return !key->flags || ctc_multipath_by_flow(cn, skb, key->family);
 }
 
 /*
  * IPv6 has a dst for every route and CPU, though thousands of routes lead to the same next hop.
  * Whether one may stand for the other: no packet can tell (device, next hop, metrics, flags), and
  * nobody updates the route behind it through the packet. The latter is done by drivers that keep
- * the dst (tunnels, netif_keep_dst()), which report a path MTU to it.
+ * the dst (tunnels, netif_keep_dst()), which report a path MTU to it. @a is of a decision that
+ * holds no route.
  */
 bool ctc_route_shared(const struct dst_entry *a, const struct dst_entry *b)
 {
@@ -135,7 +147,7 @@ bool ctc_route_shared(const struct dst_entry *a, const struct dst_entry *b)
 	       !((x->rt6i_flags ^ y->rt6i_flags) & ~RTF_PCPU) &&
 	       !(x->rt6i_flags & (RTF_CACHE | RTF_LOCAL)) && x->rt6i_idev == y->rt6i_idev &&
 	       ipv6_addr_equal(&x->rt6i_gateway, &y->rt6i_gateway) &&
-	       a->dev->priv_flags & IFF_XMIT_DST_RELEASE;
+	       a->dev->priv_flags & IFF_XMIT_DST_RELEASE && !ctc_expiring6(y);
 #else
 	return false;
 #endif
