@@ -282,14 +282,14 @@ class Flow:
         """The device by which b got it, or None when it or the answer was lost."""
         self.sent += 1
         data = b"%s%d " % (self.head, self.sent) + bytes(size)
-        way = answered = None
+        way = answered = self.error = None
         try:
             self.sock.send(data) if self.connected else self.sock.sendto(data, (self.to, self.peer.port))
             way = self.peer.answer(data, patience)
             while way and not answered and select.select([self.sock], [], [], patience)[0]:
                 answered = self.sock.recv(65536) == data
-        except OSError:
-            pass  # an ICMP error
+        except OSError as error:  # of ICMP, or the host's own
+            self.error = error
         if not answered:
             self.lost += 1
             return None
@@ -378,12 +378,20 @@ class Traffic:
             index = sent % len(self.flows)
             began = time.monotonic()
             way = self.flows[index].exchange(patience)
+            if way is None:
+                self.tell_of_loss(self.flows[index], began)
             code = 0 if way is None else 1 + (self.ways.index(way) if way in self.ways else len(self.ways) - 1)
             self.RECORD.pack_into(self.memory, 16 + sent * self.RECORD.size, began, index, code)
             sent += 1
             struct.pack_into("=q", self.memory, 0, sent)
             if pace:
                 time.sleep(pace)
+
+    def tell_of_loss(self, flow, began):
+        """Said at once, on standard error, though it may be what the test expects: later nobody knows."""
+        neighbours = [run("ip", "-n", name, f"-{flow.family}", "neigh").stdout for name in "arb"]
+        print(f"lost: IPv{flow.family} to {flow.to} at {began:.3f}, {time.monotonic() - began:.3f} s, {flow.error},", *neighbours,
+              sep="\n", file=sys.stderr, flush=True)
 
     def sent(self):
         return struct.unpack_from("=q", self.memory)[0]
