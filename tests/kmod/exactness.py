@@ -216,6 +216,7 @@ def test_two_zones():
                  "chain m { type filter hook prerouting priority mangle; iifname { rd, rc } meta mark set 2; }; }")
         flow = net.flow(4, source="10.0.5.5")
         so_mark = 36
+        quiet()
         for _ in range(3):
             for mark, device in ((0, "rb"), (9, "rc")):
                 flow.sock.setsockopt(kit.socket.SOL_SOCKET, so_mark, mark)
