@@ -301,6 +301,10 @@ int ctc_flow_dump(struct sk_buff *skb, struct netlink_callback *cb);
 int ctc_decision_dump(struct sk_buff *skb, struct netlink_callback *cb);
 extern const struct nla_policy ctc_tuple_policy[CTCACHE_TUPLE_A_MAX + 1];
 
+/* record.c */
+void ctc_record_leave(const struct net *net);
+void ctc_record_exit(void);
+
 /* stats.c */
 void ctc_zone_counters(const struct ctc_config *config, u32 slot, struct ctc_counters *sum);
 void ctc_totals(struct ctc_net *cn, u64 *stat, u64 *miss);

@@ -55,6 +55,7 @@ static void __exit ctc_exit(void)
 	ctc_carrier_exit();
 	ctc_notify_exit();
 	unregister_pernet_subsys(&ctc_net_ops);
+	ctc_record_exit();
 }
 
 module_init(ctc_init);

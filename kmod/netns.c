@@ -105,9 +105,16 @@ static void __net_exit ctc_net_pre_exit(struct net *net)
 	cancel_work_sync(&cn->sweep);
 }
 
+/* Before conntrack's, which was registered earlier. */
+static void __net_exit ctc_net_exit(struct net *net)
+{
+	ctc_record_leave(net);
+}
+
 struct pernet_operations ctc_net_ops = {
 	.init = ctc_net_init,
 	.pre_exit = ctc_net_pre_exit,
+	.exit = ctc_net_exit,
 	.id = &ctc_net_id,
 	.size = sizeof(struct ctc_net),
 };
