@@ -231,10 +231,13 @@ static u32 ctc_learn(struct ctc_net *cn, struct sk_buff *skb, u32 epoch, struct 
 }
 
 /* The packet goes the slow way, and its flow learns if the reason allows it. */
-static noinline void ctc_missed(struct ctc_net *cn, struct sk_buff *skb, const struct nf_conn *ct,
-				enum ip_conntrack_dir dir, u32 *number, u32 epoch,
+static noinline void ctc_missed(struct ctc_net *cn, struct sk_buff *skb, struct ctc_flow *flow,
 				enum ctcache_miss miss, u8 family)
 {
+	enum ip_conntrack_info ctinfo;
+	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
+	enum ip_conntrack_dir dir = CTINFO2DIR(ctinfo);
+	u32 epoch = ctc_epoch(cn, family);
 	const struct ctc_config *config = rcu_dereference(cn->config);
 	struct ctc_key key = { .family = family, .zone = ctc_slot(config, ct) };
 	struct ctc_counters *count = ctc_zone_count(config, key.zone);
@@ -252,7 +255,7 @@ static noinline void ctc_missed(struct ctc_net *cn, struct sk_buff *skb, const s
 	learned = ctc_learn(cn, skb, epoch, &key);
 	if (!learned)
 		return;
-	WRITE_ONCE(*number, learned);
+	WRITE_ONCE(flow->number[dir], learned);
 	count->learned++;
 }
 
@@ -291,7 +294,7 @@ static __always_inline void ctc_pre_routing(struct ctc_net *cn, struct sk_buff *
 		return;
 	miss = ctc_lookup(cn, skb, ct, dir, family, READ_ONCE(flow->number[dir]), epoch, &hit);
 	if (unlikely(miss)) {
-		ctc_missed(cn, skb, ct, dir, &flow->number[dir], epoch, miss, family);
+		ctc_missed(cn, skb, flow, miss, family);
 		return;
 	}
 	ctc_zone_count(config, hit.zone)->hits++;
