@@ -67,6 +67,7 @@ def test_planted():
     """Whatever lies where the numbers will be when the cache is switched on counts for nothing."""
     with Net(carrier="labels") as net:
         left, right = flow_to(net, "rb", 11), flow_to(net, "rc", 12)
+        quiet()
         ctc("config", "none")
         nft("r", "table inet l { chain p { type filter hook prerouting priority -10; ct label set 64; ct label set 80; "
                  "ct label set 96; ct label set 112; }; }")
