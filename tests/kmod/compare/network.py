@@ -37,6 +37,8 @@ ROUTER_SYSCTLS = {
     "net.ipv6.auto_flowlabels": 0,
     "net.ipv4.icmp_ratemask": 0,
     "net.ipv6.icmp.ratelimit": 0,
+    "net.ipv4.icmp_msgs_per_sec": 1000000,
+    "net.ipv4.icmp_msgs_burst": 1000000,  # which are IPv6's as well
     "net.ipv4.conf.all.send_redirects": 0,  # there is a limit on them
     "net.ipv4.conf.default.send_redirects": 0,
     "net.ipv4.conf.all.rp_filter": 0,
@@ -170,9 +172,10 @@ class Network:
         return found
 
     def runs(self, port):
-        """Whether the port is up and has its carrier, as the stack has been told."""
+        """Whether the port is up and has its carrier, as the whole stack has been told: the flag changes first, the news
+        goes round later (linkwatch_do_dev, net/core/link_watch.c), and whoever sets flags waits for the end of that."""
         with self.router:
-            return bool(interface_flags(port) & IFF_RUNNING)
+            return bool(interface_flags(port, set_anyway=True) & IFF_RUNNING)
 
     def addresses_ready(self):
         with self.router, open("/proc/net/if_inet6", encoding="ascii") as file:
@@ -328,12 +331,12 @@ class Network:
         os.close(self.home)
 
 
-def interface_flags(interface, change=lambda flags: flags):
-    """Those of an interface of the namespace that we are in; sets them if `change` gives others."""
+def interface_flags(interface, change=lambda flags: flags, set_anyway=False):
+    """Those of an interface of the namespace that we are in; sets them if `change` gives others, which takes the RTNL."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = fcntl.ioctl(any_socket, SIOCGIFFLAGS, struct.pack("16s24x", interface.encode()))
         flags = struct.unpack_from("H", request, 16)[0]
-        if change(flags) != flags:
+        if set_anyway or change(flags) != flags:
             fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", interface.encode(), change(flags)))
     return flags
 
