@@ -186,6 +186,7 @@ void ctc_table_free(struct ctc_table *table);
 u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct dst_entry *dst);
 void ctc_epoch_start(struct ctc_net *cn, enum ctcache_cause cause, u8 quiet);
 void ctc_epoch_stop(struct ctc_net *cn, u8 state);
+int ctc_epoch_skip(struct ctc_net *cn, u32 epoch);
 void ctc_epoch_install(struct ctc_net *cn, struct ctc_table *table, u32 epoch,
 		       enum ctcache_cause cause);
 u32 ctc_decisions(struct ctc_net *cn);

@@ -375,16 +375,17 @@ static const struct nla_policy ctc_fault_policy[CTCACHE_A_MAX + 1] = {
 static int ctc_fault(struct sk_buff *skb, struct genl_info *info)
 {
 	struct ctc_net *cn = ctc_of(info);
+	int err = 0;
 
 	mutex_lock(&ctc_mutex);
-	if (info->attrs[CTCACHE_A_FAULT])
+	if (info->attrs[CTCACHE_A_EPOCH])
+		err = ctc_epoch_skip(cn, nla_get_u32(info->attrs[CTCACHE_A_EPOCH]));
+	if (!err && info->attrs[CTCACHE_A_FAULT])
 		WRITE_ONCE(cn->fault, nla_get_u32(info->attrs[CTCACHE_A_FAULT]));
-	if (cn->started && info->attrs[CTCACHE_A_EPOCH])
-		ctc_epoch_install(cn,
-				  rcu_dereference_protected(cn->table, lockdep_is_held(&ctc_mutex)),
-				  nla_get_u32(info->attrs[CTCACHE_A_EPOCH]), CTCACHE_CAUSE_CONFIG);
 	mutex_unlock(&ctc_mutex);
-	return 0;
+	if (err)
+		GENL_SET_ERR_MSG(info, "not an epoch to come");
+	return err;
 }
 #endif
 

@@ -199,8 +199,13 @@ def test_flow():
                  "chain m { type filter hook prerouting priority mangle; ct mark set 0x55; }; }")
         four, six = net.flows()
         refused(errno.ENOENT, four.descriptor)  # its zone is not 0
-        got = wait_until(lambda: (flow := ctc("flow", *four.tuple(), "zone=7")["flow"]) and "decision" in flow["reply"] and flow,
-                         "a flow with decisions")
+
+        def learned():
+            four.go(1)
+            flow = ctc("flow", *four.tuple(), "zone=7")["flow"]
+            return "decision" in flow["original"] and "decision" in flow["reply"] and flow
+
+        got = wait_until(learned, "a flow with decisions")
         source, destination, _, sport, dport = four.tuple()
         same((got["zone"], got["class"], got["family"], got["mark"]), (7, 77, 2, 0x55), "zone, class, family, mark")
         same(got["original"]["tuple"], {"protocol": 17, "source": source, "destination": destination, "source_port": sport,

@@ -97,7 +97,7 @@ def test_slots_again():
 
 def wrap():
     """Goes to the end of the epochs and beyond."""
-    ctc("fault", "epoch=65530")
+    ctc("fault", "epoch=65532")
     sweeps, wraps = kit.stat("sweeps"), kit.stat("epoch_wrap")
     wait_until(lambda: event() or kit.stat("epoch_wrap") > wraps, "the wrap")
     wait_until(lambda: state() == "active", "the end of the sweep")
