@@ -32,6 +32,12 @@
 #define CTC_IPV6 0
 #endif
 
+#ifdef CONFIG_XFRM
+#define CTC_XFRM 1
+#else
+#define CTC_XFRM 0
+#endif
+
 static inline bool ctc_has_act_ct(void)
 {
 	return IS_ENABLED(CONFIG_NET_ACT_CT);

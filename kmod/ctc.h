@@ -10,7 +10,7 @@
  * (hooks.c) use and learn decisions; a namespace (netns.c) owns all of this and is set up by its
  * configuration (config.c, netlink.c), and costs nothing before.
  *
- * References: a decision owns one on its dst, and one on its fib6_info if it names one. Packets
+ * References: a decision owns one on everything that it names. Packets
  * borrow the dst (noref): they live in the RCU section in which they were given it. Contexts:
  * hooks run in softirq or with bottom halves off, under RCU; epochs may start anywhere but in
  * hard interrupts; all else is process context.
@@ -23,6 +23,7 @@
 #include <linux/netfilter.h>
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
+#include <net/ip.h>
 #include <net/netlink.h>
 #include <net/net_namespace.h>
 #include <net/netfilter/nf_conntrack.h>
@@ -39,6 +40,11 @@ struct ctc_flow {
 	u32 number[IP_CT_DIR_MAX];
 };
 
+/* ipsec.c: what a decision says of IPsec's policies. */
+#define CTC_IPSEC_ASK	 0 /* nothing: the stack asks them, if there are any */
+#define CTC_IPSEC_CLEAR	 1 /* the packet may pass, untransformed */
+#define CTC_IPSEC_BUNDLE 2 /* the packet may pass; dst is a bundle */
+
 /*
  * What of a packet, besides its flow's tuple, leads to a decision. Padding is zero: keys are
  * compared as bytes.
@@ -48,10 +54,22 @@ struct ctc_key {
 	u32 iif;
 	u16 zone; /* slot in the configuration */
 	u8 dscp;
-	u8 sysctl; /* IPv4: src_valid_mark of the input device, if there is a mark */
+	u8 input; /* CTC_INPUT_* */
 	u8 family;
-	u8 local;
-	u16 flags; /* of the control block, set by the lookup: IPSKB_MULTIPATH, IP6SKB_MULTIPATH */
+	u8 local : 1;
+	u8 ipsec : 2;	  /* CTC_IPSEC_* */
+	u8 multipath : 1; /* a choice among next hops */
+	u16 flags;	  /* for the packet's control block: IPSKB_*, IP6SKB_* */
+};
+
+#define CTC_INPUT_VMARK	  0x1 /* IPv4: there is a mark, and the device's src_valid_mark is set */
+#define CTC_INPUT_SECURED 0x2 /* the packet came by an IPsec state */
+
+/* What lookups have found for a packet. References are the finder's. */
+struct ctc_found {
+	struct dst_entry *route;
+	struct dst_entry *bundle; /* of CTC_IPSEC_BUNDLE */
+	struct xfrm_state *state; /* of CTC_INPUT_SECURED */
 };
 
 /*
@@ -61,7 +79,9 @@ struct ctc_key {
 struct ctc_decision {
 	u32 number;
 	struct ctc_key key;
-	struct dst_entry *dst;
+	struct dst_entry *dst;	  /* what packets are given: the route, or one of ipsec.c */
+	struct dst_entry *route;  /* what a lookup found; decides whether it still would */
+	struct xfrm_state *state; /* of CTC_INPUT_SECURED */
 	struct fib6_info *f6i; /* only of routes that expire: router advertisements and prefixes */
 	u32 hash;
 	u32 next; /* number of the next one in the bucket */
@@ -120,6 +140,8 @@ struct ctc_net {
 	struct ctc_cpu __percpu *cpu;
 	struct net *net;
 	bool resilient; /* a resilient next hop group was seen, which counts on being looked up */
+	/* IPsec policies were seen whose limits count from their last use, or that match marks. */
+	bool policies_age, policies_mark;
 
 	spinlock_t lock ____cacheline_aligned; /* epoch, generations, table content */
 	u32 used;			       /* slots of this epoch, the first one included */
@@ -183,7 +205,8 @@ static inline bool ctc_flow_add(struct nf_conn *ct, u8 carrier)
 #define CTC_QUIET_6 0x2
 struct ctc_table *ctc_table_alloc(u32 decisions);
 void ctc_table_free(struct ctc_table *table);
-u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct dst_entry *dst);
+u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key,
+	       const struct ctc_found *found);
 void ctc_epoch_start(struct ctc_net *cn, enum ctcache_cause cause, u8 quiet);
 void ctc_epoch_stop(struct ctc_net *cn, u8 state);
 int ctc_epoch_skip(struct ctc_net *cn, u32 epoch);
@@ -239,12 +262,79 @@ static inline bool ctc_dst_current(const struct dst_entry *dst)
 	       (!expires || time_before(jiffies, expires));
 }
 
+/* ipsec.c */
+#if CTC_XFRM
+struct xfrm_state *ctc_ipsec_state(const struct sk_buff *skb);
+int ctc_ipsec_found(struct ctc_net *cn, struct sk_buff *skb, const struct nf_conn *ct,
+		    enum ip_conntrack_dir dir, struct ctc_key *key, struct ctc_found *found);
+void ctc_ipsec_drop(struct net *net, struct sk_buff *skb, u8 family);
+struct dst_entry *ctc_ipsec_dst(const struct ctc_key *key, const struct ctc_found *found);
+int ctc_ipsec_put(struct sk_buff *msg, const struct ctc_decision *d);
+bool ctc_bundle_same(const struct dst_entry *a, const struct dst_entry *b);
+bool ctc_bundle_valid(struct dst_entry *bundle, const struct sk_buff *skb, u8 family);
+void ctc_ipsec_start(struct ctc_net *cn);
+void ctc_ipsec_init(void);
+void ctc_ipsec_exit(void);
+#else
+static inline struct xfrm_state *ctc_ipsec_state(const struct sk_buff *skb)
+{
+	return NULL;
+}
+
+static inline int ctc_ipsec_found(struct ctc_net *cn, struct sk_buff *skb, const struct nf_conn *ct,
+				  enum ip_conntrack_dir dir, struct ctc_key *key,
+				  struct ctc_found *found)
+{
+	return 0;
+}
+
+static inline int ctc_ipsec_put(struct sk_buff *msg, const struct ctc_decision *d)
+{
+	return 0;
+}
+
+static inline void ctc_ipsec_drop(struct net *net, struct sk_buff *skb, u8 family)
+{
+}
+
+static inline struct dst_entry *ctc_ipsec_dst(const struct ctc_key *key,
+					      const struct ctc_found *found)
+{
+	return NULL;
+}
+
+static inline bool ctc_bundle_same(const struct dst_entry *a, const struct dst_entry *b)
+{
+	return false;
+}
+
+static inline bool ctc_bundle_valid(struct dst_entry *bundle, const struct sk_buff *skb, u8 family)
+{
+	return false;
+}
+
+static inline void ctc_ipsec_start(struct ctc_net *cn)
+{
+}
+
+static inline void ctc_ipsec_init(void)
+{
+}
+
+static inline void ctc_ipsec_exit(void)
+{
+}
+#endif
+
+/* The control block's flag of a choice among next hops, which no other packet is to share. */
+#define CTC_MULTIPATH(family) ((family) == AF_INET ? IPSKB_MULTIPATH : IP6SKB_MULTIPATH)
+
 /* Whether a new lookup would find @d for a packet that has its key. 0: yes. Under RCU. */
 static __always_inline enum ctcache_miss ctc_route_valid(const struct ctc_net *cn,
 							 const struct sk_buff *skb,
 							 const struct ctc_decision *d, u8 family)
 {
-	const struct dst_entry *dst = d->dst;
+	const struct dst_entry *dst = d->route;
 
 	if (unlikely(!ctc_dst_current(dst)))
 		return CTCACHE_MISS_OBSOLETE;
@@ -263,8 +353,10 @@ static __always_inline enum ctcache_miss ctc_route_valid(const struct ctc_net *c
 			return CTCACHE_MISS_SYSCTL;
 #endif
 	}
-	if (unlikely(d->key.flags) && !ctc_multipath_by_flow(cn, skb, family))
+	if (unlikely(d->key.multipath) && !ctc_multipath_by_flow(cn, skb, family))
 		return CTCACHE_MISS_MULTIPATH;
+	if (unlikely(d->key.ipsec == CTC_IPSEC_BUNDLE) && !ctc_bundle_valid(d->dst, skb, family))
+		return CTCACHE_MISS_OBSOLETE;
 	return 0;
 }
 

@@ -12,6 +12,7 @@
  * hits, and a sweep (sweep.c) clears every number of the namespace.
  */
 #include <net/dst.h>
+#include <net/xfrm.h>
 
 #include "ctc.h"
 
@@ -53,6 +54,23 @@ static struct ctc_table *ctc_table(struct ctc_net *cn)
 	return rcu_dereference_protected(cn->table, lockdep_is_held(&cn->lock));
 }
 
+static void ctc_dst_free(struct rcu_head *head)
+{
+	dst_release(container_of(head, struct dst_entry, rcu_head));
+}
+
+/*
+ * A dst that only the decision has is still with packets on their way, which may have to take a
+ * reference (skb_dst_force()); nobody else uses its head while there is one.
+ */
+static void ctc_dst_put(const struct ctc_decision *d)
+{
+	if (d->key.ipsec)
+		call_rcu(&d->dst->rcu_head, ctc_dst_free);
+	else
+		dst_release(d->dst);
+}
+
 static void ctc_release(struct ctc_net *cn)
 {
 	struct ctc_table *table = ctc_table(cn);
@@ -62,7 +80,12 @@ static void ctc_release(struct ctc_net *cn)
 	for (i = 1; i < cn->used; i++) {
 		struct ctc_decision *d = &table->slot[i];
 
-		dst_release(d->dst);
+		ctc_dst_put(d);
+		dst_release(d->route);
+#if CTC_XFRM
+		if (d->state)
+			xfrm_state_put(d->state);
+#endif
 #if CTC_IPV6
 		if (d->f6i)
 			fib6_info_release(d->f6i);
@@ -201,64 +224,79 @@ u32 ctc_decisions(struct ctc_net *cn)
  * void by itself. Each next one is older, so the walk ends.
  */
 static u32 ctc_find(const struct ctc_table *table, u32 epoch, u32 hash, const struct ctc_key *key,
-		    const struct dst_entry *dst)
+		    const struct ctc_found *found)
 {
 	u32 number = READ_ONCE(table->bucket[hash & table->bucket_mask]);
 
 	while (number && number >> CTC_EPOCH_SHIFT == epoch) {
 		const struct ctc_decision *d = &table->slot[number & CTC_INDEX_MASK];
-		const struct dst_entry *other;
+		const struct dst_entry *route, *dst;
 		bool candidate, shareable;
 		u32 next;
 
 		if (READ_ONCE(d->number) != number)
 			return 0;
 		smp_rmb(); /* pairs with ctc_insert() */
-		candidate = d->hash == hash && !memcmp(&d->key, key, sizeof(*key));
+		candidate = d->hash == hash && !memcmp(&d->key, key, sizeof(*key)) &&
+			    d->state == found->state;
 		shareable = key->family == AF_INET6 && !d->f6i;
-		other = d->dst;
+		route = d->route;
+		dst = d->dst;
 		next = d->next;
 		smp_rmb(); /* pairs with ctc_fill() */
 		if (READ_ONCE(d->number) != number)
 			return 0;
-		if (candidate && (other == dst || (shareable && ctc_route_shared(other, dst))))
+		if (candidate &&
+		    (route == found->route ||
+		     (shareable && ctc_route_shared(route, found->route))) &&
+		    (!found->bundle || ctc_bundle_same(dst, found->bundle)))
 			return number;
 		number = next;
 	}
 	return 0;
 }
 
-static u32 ctc_hash(const struct ctc_key *key, const struct dst_entry *dst)
+static u32 ctc_hash(const struct ctc_key *key, const struct ctc_found *found)
 {
-	u64 word[2];
+	u64 word[2], what = ctc_route_hash(found->route, key->family);
 
 	BUILD_BUG_ON(sizeof(*key) != sizeof(word));
 	memcpy(word, key, sizeof(word));
-	return hash_64(word[0] * GOLDEN_RATIO_64 + word[1] + ctc_route_hash(dst, key->family), 32);
+	if (unlikely(found->bundle))
+		what += (uintptr_t)found->bundle->xfrm;
+	what += (uintptr_t)found->state;
+	return hash_64(word[0] * GOLDEN_RATIO_64 + word[1] + what, 32);
 }
 
-/* Takes a reference on both, or nothing. */
-static bool ctc_fill(struct ctc_decision *d, const struct ctc_key *key, struct dst_entry *dst,
-		     struct fib6_info *f6i)
+/* Takes over the caller's reference on @dst and one on the others, or nothing. */
+static bool ctc_fill(struct ctc_decision *d, const struct ctc_key *key,
+		     const struct ctc_found *found, struct dst_entry *dst, struct fib6_info *f6i)
 {
-	if (!dst_hold_safe(dst))
+	if (!dst_hold_safe(found->route))
 		return false;
 #if CTC_IPV6
 	if (f6i && !fib6_info_hold_safe(f6i)) {
-		dst_release(dst);
+		dst_release(found->route);
 		return false;
 	}
+#endif
+#if CTC_XFRM
+	if (found->state)
+		xfrm_state_hold(found->state);
 #endif
 	WRITE_ONCE(d->number, 0);
 	smp_wmb(); /* pairs with ctc_lookup() and ctc_find(): void before it changes */
 	d->key = *key;
 	d->dst = dst;
+	d->route = found->route;
+	d->state = found->state;
 	d->f6i = f6i;
 	return true;
 }
 
 static u32 ctc_insert(struct ctc_net *cn, struct ctc_table *table, u32 hash,
-		      const struct ctc_key *key, struct dst_entry *dst, struct fib6_info *f6i)
+		      const struct ctc_key *key, const struct ctc_found *found,
+		      struct dst_entry *dst, struct fib6_info *f6i)
 {
 	u32 number = cn->epoch << CTC_EPOCH_SHIFT | cn->used;
 	u32 *bucket = &table->bucket[hash & table->bucket_mask];
@@ -273,7 +311,7 @@ static u32 ctc_insert(struct ctc_net *cn, struct ctc_table *table, u32 hash,
 		}
 		return 0;
 	}
-	if (!ctc_fill(d, key, dst, f6i)) {
+	if (!ctc_fill(d, key, found, dst, f6i)) {
 		ctc_count(cn, CTCACHE_STAT_REFUSED);
 		return 0;
 	}
@@ -286,36 +324,60 @@ static u32 ctc_insert(struct ctc_net *cn, struct ctc_table *table, u32 hash,
 	return number;
 }
 
-/*
- * The number of the decision for @key and @dst, which is made if there is none; 0 when it cannot
- * be. @dst must be what a lookup found that began after @epoch was read; in a later epoch nothing
- * is learned from it. Under RCU.
- */
-u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key, struct dst_entry *dst)
+/* Under ctc_net.lock. Takes over the caller's reference on @dst if it returns a new number. */
+static u32 ctc_intern_locked(struct ctc_net *cn, u32 epoch, u32 hash, const struct ctc_key *key,
+			     const struct ctc_found *found, struct dst_entry **dst,
+			     struct fib6_info *f6i)
 {
-	u32 hash = ctc_hash(key, dst);
-	u32 number = ctc_find(rcu_dereference(cn->table), epoch, hash, key, dst);
+	struct ctc_table *table = ctc_table(cn);
+	u32 number;
+
+	if (!epoch || cn->epoch != epoch ||
+	    cn->quiet & (key->family == AF_INET ? CTC_QUIET_4 : CTC_QUIET_6)) {
+		ctc_count(cn, CTCACHE_STAT_LATE);
+		return 0;
+	}
+	number = ctc_find(table, epoch, hash, key, found);
+	if (number)
+		return number;
+	number = ctc_insert(cn, table, hash, key, found, *dst, f6i);
+	if (number)
+		*dst = NULL;
+	return number;
+}
+
+/*
+ * The number of the decision for @key and @found, which is made if there is none; 0 when it cannot
+ * be. They must be what lookups found that began after @epoch was read; in a later epoch nothing is
+ * learned from them. Under RCU.
+ */
+u32 ctc_intern(struct ctc_net *cn, u32 epoch, const struct ctc_key *key,
+	       const struct ctc_found *found)
+{
+	u32 hash = ctc_hash(key, found);
+	u32 number = ctc_find(rcu_dereference(cn->table), epoch, hash, key, found);
+	struct dst_entry *dst;
 	struct fib6_info *f6i;
 
 	if (likely(number))
 		return number;
-	if (!ctc_route_keep(cn, key, dst, &f6i)) {
-		ctc_count(cn, CTCACHE_STAT_REFUSED);
-		return 0;
-	}
+	if (!ctc_route_keep(cn, key, found->route, &f6i))
+		goto refused;
+	if (key->ipsec)
+		dst = ctc_ipsec_dst(key, found);
+	else
+		dst = dst_hold_safe(found->route) ? found->route : NULL;
+	if (!dst)
+		goto refused;
 	spin_lock_bh(&cn->lock);
-	if (epoch && cn->epoch == epoch &&
-	    !(cn->quiet & (key->family == AF_INET ? CTC_QUIET_4 : CTC_QUIET_6))) {
-		struct ctc_table *table = ctc_table(cn);
-
-		number = ctc_find(table, epoch, hash, key, dst);
-		if (!number)
-			number = ctc_insert(cn, table, hash, key, dst, f6i);
-	} else {
-		ctc_count(cn, CTCACHE_STAT_LATE);
-	}
+	number = ctc_intern_locked(cn, epoch, hash, key, found, &dst, f6i);
 	spin_unlock_bh(&cn->lock);
+	dst_release(dst);
 	return number;
+
+refused:
+	ctc_count(cn, CTCACHE_STAT_REFUSED);
+	return 0;
 }
 
 /*

@@ -46,7 +46,7 @@ static int ctc_put_decision(struct sk_buff *skb, const struct ctc_config *config
 	    nla_put_u32(skb, CTCACHE_DECISION_A_OIF, READ_ONCE(d->dst->dev)->ifindex) ||
 	    (gateway && nla_put(skb, CTCACHE_DECISION_A_GATEWAY, d->key.family == AF_INET ? 4 : 16,
 				gateway)) ||
-	    nla_put_u32(skb, CTCACHE_DECISION_A_MTU, mtu))
+	    nla_put_u32(skb, CTCACHE_DECISION_A_MTU, mtu) || ctc_ipsec_put(skb, d))
 		return -EMSGSIZE;
 	nla_nest_end(skb, nest);
 	return 0;

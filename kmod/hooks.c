@@ -61,18 +61,19 @@ static noinline u32 ctc_l3mdev_iif(const struct sk_buff *skb, u8 family)
 
 /*
  * Whether the packet is of the kind whose lookup depends on its key and its flow alone; makes the
- * key if so. Not: bridged (br_netfilter), decapsulated by IPsec (no rp_filter then), on a VRF's
- * slave, with a dst or socket already (loopback, tunnel metadata, TPROXY), not for us on the link,
- * with options or extension headers.
+ * key if so. Not: bridged (br_netfilter), on a VRF's slave, with a dst or socket already (loopback,
+ * tunnel metadata, TPROXY), not for us on the link, with options or extension headers.
  */
 static __always_inline bool ctc_fit(const struct ctc_net *cn, const struct sk_buff *skb,
 				    const struct nf_conn *ct, u8 family, struct ctc_key *key)
 {
 	const struct net_device *dev = skb->dev;
 
-	if (skb_dst(skb) || skb->sk || skb->pkt_type != PACKET_HOST || secpath_exists(skb) ||
-	    nf_bridge_info_exists(skb))
+	if (skb_dst(skb) || skb->sk || skb->pkt_type != PACKET_HOST || nf_bridge_info_exists(skb))
 		return false;
+	/* No rp_filter then, and other answers of policies. */
+	if (secpath_exists(skb))
+		key->input = CTC_INPUT_SECURED;
 	key->mark = skb->mark;
 	key->iif = dev->ifindex;
 	if (unlikely(dev->priv_flags & (IFF_L3MDEV_MASTER | IFF_L3MDEV_SLAVE))) {
@@ -87,7 +88,8 @@ static __always_inline bool ctc_fit(const struct ctc_net *cn, const struct sk_bu
 			return false;
 		key->dscp = iph->tos & CTC_DSCP_MASK;
 		/* fib_validate_source() looks with the mark or without. */
-		key->sysctl = unlikely(key->mark) && ctc_src_vmark(cn->net, key->iif);
+		if (unlikely(key->mark) && ctc_src_vmark(cn->net, key->iif))
+			key->input |= CTC_INPUT_VMARK;
 	} else {
 		const struct ipv6hdr *iph = ipv6_hdr(skb);
 
@@ -115,7 +117,7 @@ static __always_inline bool ctc_addressed(const struct sk_buff *skb, const struc
 	       ipv6_addr_equal(&ipv6_hdr(skb)->daddr, &destination->in6);
 }
 
-/* Only the key's fields before the lookup; sysctl is of IPv4. */
+/* Only the key's fields before the lookup. */
 static __always_inline enum ctcache_miss ctc_key_differs(const struct ctc_key *a,
 							 const struct ctc_key *b)
 {
@@ -125,7 +127,9 @@ static __always_inline enum ctcache_miss ctc_key_differs(const struct ctc_key *a
 		return CTCACHE_MISS_MARK;
 	if (unlikely(a->dscp != b->dscp))
 		return CTCACHE_MISS_DSCP;
-	return unlikely(a->sysctl != b->sysctl) ? CTCACHE_MISS_SYSCTL : 0;
+	if (likely(a->input == b->input))
+		return 0;
+	return (a->input ^ b->input) & CTC_INPUT_SECURED ? CTCACHE_MISS_IPSEC : CTCACHE_MISS_SYSCTL;
 }
 
 /* Whether the stack would ask for the packet's socket before its route (ip_rcv_finish_core()). */
@@ -166,6 +170,8 @@ static __always_inline enum ctcache_miss ctc_lookup(struct ctc_net *cn, const st
 	miss = ctc_key_differs(&d->key, &key);
 	if (unlikely(miss))
 		return miss;
+	if (unlikely(key.input & CTC_INPUT_SECURED) && ctc_ipsec_state(skb) != d->state)
+		return CTCACHE_MISS_IPSEC;
 	miss = ctc_route_valid(cn, skb, d, family);
 	if (unlikely(miss))
 		return miss;
@@ -178,15 +184,49 @@ static __always_inline enum ctcache_miss ctc_lookup(struct ctc_net *cn, const st
 	return likely(READ_ONCE(d->number) == number) ? 0 : CTCACHE_MISS_EPOCH;
 }
 
-/* Proof mode. The slow answer wins: what the lookup finds, if anything, is the packet's. */
-static noinline void ctc_prove(struct ctc_net *cn, struct sk_buff *skb, u32 epoch,
-			       const struct dst_entry *cached, u8 family)
+static __always_inline void ctc_set_flags(struct sk_buff *skb, u16 flags, u8 family)
 {
+	if (family == AF_INET)
+		IPCB(skb)->flags |= flags;
+	else
+		IP6CB(skb)->flags |= flags;
+}
+
+/* Whether new lookups find what the decision says. Gives the packet the route that they find. */
+static bool ctc_proved(struct ctc_net *cn, struct sk_buff *skb, const struct nf_conn *ct,
+		       enum ip_conntrack_dir dir, const struct ctc_decision *d, u8 family)
+{
+	struct ctc_key key = { .family = family, .iif = d->key.iif };
+	struct ctc_found found = {};
+	bool same;
+	int err;
+
+	if (!ctc_route_lookup(skb, family) || !ctc_route_same(skb_dst(skb), d->route, family))
+		return false;
+	if (!d->key.ipsec)
+		return true;
+	found.route = skb_dst(skb);
+	err = ctc_ipsec_found(cn, skb, ct, dir, &key, &found);
+	same = err == -ENOENT || (!err && key.ipsec == d->key.ipsec &&
+				  (!found.bundle || ctc_bundle_same(found.bundle, d->dst)));
+	dst_release(found.bundle);
+	return same;
+}
+
+/*
+ * Proof mode. The slow answer wins: the route that the lookup finds, if any, is the packet's, and
+ * the stack asks IPsec's policies.
+ */
+static noinline void ctc_prove(struct ctc_net *cn, struct sk_buff *skb, const struct nf_conn *ct,
+			       enum ip_conntrack_dir dir, u32 number, u8 family)
+{
+	struct ctc_decision d;
+
 	ctc_count(cn, CTCACHE_STAT_PROOFS);
-	if (likely(ctc_route_lookup(skb, family) && ctc_route_same(skb_dst(skb), cached, family)))
+	if (!ctc_decision_read(cn, number, &d) || ctc_proved(cn, skb, ct, dir, &d, family))
 		return;
 	/* Unless there was a change between the two. */
-	if (ctc_epoch(cn, family) != epoch)
+	if (ctc_epoch(cn, family) != number >> CTC_EPOCH_SHIFT)
 		return;
 	ctc_count(cn, CTCACHE_STAT_MISMATCHES);
 	pr_warn_once("a cached route differs from a new lookup (input %u, mark %#x)\n",
@@ -211,28 +251,56 @@ static noinline void ctc_new_flow(struct ctc_net *cn, struct nf_conn *ct)
 		ctc_count(cn, CTCACHE_STAT_NO_CARRIER);
 }
 
-/* Looks the packet up; the number of what was found, if it may be kept. */
-static u32 ctc_learn(struct ctc_net *cn, struct sk_buff *skb, u32 epoch, struct ctc_key *key)
+/* Gives the packet its decision's dst, so that the stack does not ask again what was just asked. */
+static void ctc_take(struct ctc_net *cn, struct sk_buff *skb, u32 number, const struct ctc_key *key)
 {
-	u32 learned = 0;
+	const struct ctc_decision *d = &rcu_dereference(cn->table)->slot[number & CTC_INDEX_MASK];
+	struct dst_entry *dst = d->dst;
+
+	smp_rmb(); /* pairs with ctc_fill(): and of no later one */
+	if (READ_ONCE(d->number) != number)
+		return;
+	skb_dst_drop(skb);
+	skb_dst_set_noref(skb, dst);
+	ctc_set_flags(skb, key->flags, key->family);
+}
+
+/*
+ * Looks the packet up. 0, and the number of what was found, if it may be kept; -EPERM: a policy
+ * drops the packet.
+ */
+static int ctc_learn(struct ctc_net *cn, struct sk_buff *skb, const struct nf_conn *ct,
+		     enum ip_conntrack_dir dir, u32 epoch, u32 kinds, struct ctc_key *key,
+		     u32 *learned)
+{
+	struct ctc_found found = { .state = ctc_ipsec_state(skb) };
+	int err = 0;
 
 	if (!ctc_route_lookup(skb, key->family)) {
 		/* The stack finds the same, drops the packet and counts why. */
 		skb_dst_drop(skb);
 		return 0;
 	}
-	if (ctc_route_found(cn, skb, key))
-		learned = ctc_intern(cn, epoch, key, skb_dst(skb));
-	else
+	if (!ctc_route_found(cn, skb, key)) {
 		ctc_count(cn, CTCACHE_STAT_REFUSED);
+	} else {
+		found.route = skb_dst(skb);
+		if (kinds & CTCACHE_KIND_IPSEC && !key->local)
+			err = ctc_ipsec_found(cn, skb, ct, dir, key, &found);
+		if (!err)
+			*learned = ctc_intern(cn, epoch, key, &found);
+		if (*learned && key->ipsec)
+			ctc_take(cn, skb, *learned, key);
+		dst_release(found.bundle);
+	}
 	if (key->local && ctc_early_demux(cn->net, skb, key->family))
 		skb_dst_drop(skb);
-	return learned;
+	return err == -EPERM ? err : 0;
 }
 
 /* The packet goes the slow way, and its flow learns if the reason allows it. */
-static noinline void ctc_missed(struct ctc_net *cn, struct sk_buff *skb, struct ctc_flow *flow,
-				enum ctcache_miss miss, u8 family)
+static noinline unsigned int ctc_missed(struct ctc_net *cn, struct sk_buff *skb,
+					struct ctc_flow *flow, enum ctcache_miss miss, u8 family)
 {
 	enum ip_conntrack_info ctinfo;
 	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
@@ -241,25 +309,31 @@ static noinline void ctc_missed(struct ctc_net *cn, struct sk_buff *skb, struct 
 	const struct ctc_config *config = rcu_dereference(cn->config);
 	struct ctc_key key = { .family = family, .zone = ctc_slot(config, ct) };
 	struct ctc_counters *count = ctc_zone_count(config, key.zone);
-	u32 learned;
+	u32 learned = 0, kinds = config->zone[key.zone].kinds;
 
-	if (!ctc_fit(cn, skb, ct, family, &key))
+	if (!ctc_fit(cn, skb, ct, family, &key) ||
+	    (key.input & CTC_INPUT_SECURED && !ctc_ipsec_state(skb)))
 		miss = CTCACHE_MISS_UNFIT;
 	else if (!ctc_addressed(skb, ct, dir, family))
 		miss = CTCACHE_MISS_ADDRESS;
 	this_cpu_inc(cn->cpu->miss[miss]);
 	count->misses++;
 	if (miss == CTCACHE_MISS_UNFIT || miss == CTCACHE_MISS_ADDRESS ||
-	    miss == CTCACHE_MISS_SOCKET || !(config->zone[key.zone].kinds & CTCACHE_KIND_ROUTE))
-		return;
-	learned = ctc_learn(cn, skb, epoch, &key);
-	if (!learned)
-		return;
-	WRITE_ONCE(flow->number[dir], learned);
-	count->learned++;
+	    miss == CTCACHE_MISS_SOCKET || !(kinds & CTCACHE_KIND_ROUTE))
+		return NF_ACCEPT;
+	if (ctc_learn(cn, skb, ct, dir, epoch, kinds, &key, &learned)) {
+		ctc_ipsec_drop(cn->net, skb, family);
+		return NF_STOLEN;
+	}
+	if (learned) {
+		WRITE_ONCE(flow->number[dir], learned);
+		count->learned++;
+	}
+	return NF_ACCEPT;
 }
 
-static __always_inline void ctc_pre_routing(struct ctc_net *cn, struct sk_buff *skb, u8 family)
+static __always_inline unsigned int ctc_pre_routing(struct ctc_net *cn, struct sk_buff *skb,
+						    u8 family)
 {
 	const struct ctc_config *config;
 	enum ip_conntrack_info ctinfo;
@@ -268,61 +342,54 @@ static __always_inline void ctc_pre_routing(struct ctc_net *cn, struct sk_buff *
 	struct ctc_hit hit;
 	struct ctc_flow *flow;
 	struct nf_conn *ct;
-	u32 epoch;
+	u32 epoch, number;
 
 	ct = nf_ct_get(skb, &ctinfo);
 	if (unlikely(!ct))
-		return;
+		return NF_ACCEPT;
 	if (unlikely(ctinfo != IP_CT_ESTABLISHED && ctinfo != IP_CT_ESTABLISHED_REPLY)) {
 		if (ctinfo == IP_CT_NEW && !nf_ct_is_confirmed(ct))
 			ctc_new_flow(cn, ct);
-		return;
+		return NF_ACCEPT;
 	}
 	/* With many flows nobody has touched this line yet: it may come meanwhile. */
 	prefetch(ct->ext);
 	epoch = ctc_epoch(cn, family);
 	if (unlikely(!epoch))
-		return;
+		return NF_ACCEPT;
 	/* Only now: whoever sees an epoch must see the configuration that it began with. */
 	config = rcu_dereference(cn->config);
 	/* Nothing sweeps entries that are not in the table of all. */
 	if (unlikely((READ_ONCE(ct->status) & (IPS_CONFIRMED | IPS_DYING)) != IPS_CONFIRMED))
-		return;
+		return NF_ACCEPT;
 	dir = CTINFO2DIR(ctinfo);
 	flow = ctc_flow_find(ct, config->carrier);
 	if (!flow)
-		return;
-	miss = ctc_lookup(cn, skb, ct, dir, family, READ_ONCE(flow->number[dir]), epoch, &hit);
-	if (unlikely(miss)) {
-		ctc_missed(cn, skb, flow, miss, family);
-		return;
-	}
+		return NF_ACCEPT;
+	number = READ_ONCE(flow->number[dir]);
+	miss = ctc_lookup(cn, skb, ct, dir, family, number, epoch, &hit);
+	if (unlikely(miss))
+		return ctc_missed(cn, skb, flow, miss, family);
 	ctc_zone_count(config, hit.zone)->hits++;
-	/* No hint of this choice for a list's next packet (ip_extract_route_hint()). */
-	if (unlikely(hit.flags)) {
-		if (family == AF_INET)
-			IPCB(skb)->flags |= hit.flags;
-		else
-			IP6CB(skb)->flags |= hit.flags;
-	}
+	if (unlikely(hit.flags))
+		ctc_set_flags(skb, hit.flags, family);
 	if (unlikely(config->proof) && ctc_proof_due(cn, config->proof))
-		ctc_prove(cn, skb, epoch, hit.dst, family);
+		ctc_prove(cn, skb, ct, dir, number, family);
 	else
 		skb_dst_set_noref(skb, hit.dst);
+	return NF_ACCEPT;
 }
 
 static unsigned int ctc_pre_routing4(void *priv, struct sk_buff *skb,
 				     const struct nf_hook_state *state)
 {
-	ctc_pre_routing(priv, skb, AF_INET);
-	return NF_ACCEPT;
+	return ctc_pre_routing(priv, skb, AF_INET);
 }
 
 static unsigned int ctc_pre_routing6(void *priv, struct sk_buff *skb,
 				     const struct nf_hook_state *state)
 {
-	ctc_pre_routing(priv, skb, AF_INET6);
-	return NF_ACCEPT;
+	return ctc_pre_routing(priv, skb, AF_INET6);
 }
 
 static const struct nf_hook_ops ctc_hooks[] = {

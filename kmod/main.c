@@ -56,6 +56,7 @@ static void __exit ctc_exit(void)
 	ctc_notify_exit();
 	unregister_pernet_subsys(&ctc_net_ops);
 	ctc_record_exit();
+	rcu_barrier(); /* ctc_dst_put() */
 }
 
 module_init(ctc_init);

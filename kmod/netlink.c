@@ -11,7 +11,7 @@
 
 #include "ctc.h"
 
-#define CTC_KINDS CTCACHE_KIND_ROUTE
+#define CTC_KINDS (CTCACHE_KIND_ROUTE | CTCACHE_KIND_IPSEC)
 
 static const struct nla_policy ctc_zone_policy[CTCACHE_ZONE_A_MAX + 1] = {
 	[CTCACHE_ZONE_A_ID] = { .type = NLA_U16 },
@@ -79,6 +79,15 @@ int ctc_check_message(struct genl_info *info)
 			      info->extack);
 }
 
+static int ctc_parse_kinds(const struct nlattr *attr, u32 *kinds, struct netlink_ext_ack *extack)
+{
+	*kinds = nla_get_u32(attr);
+	if (*kinds & CTCACHE_KIND_ROUTE || !*kinds)
+		return 0;
+	NL_SET_ERR_MSG_ATTR(extack, attr, "other kinds need routes");
+	return -EINVAL;
+}
+
 static int ctc_parse_zone(struct ctc_config *config, u32 slot, const struct nlattr *attr,
 			  struct netlink_ext_ack *extack)
 {
@@ -94,14 +103,13 @@ static int ctc_parse_zone(struct ctc_config *config, u32 slot, const struct nlat
 		return -EINVAL;
 	}
 	zone->id = nla_get_u16(tb[CTCACHE_ZONE_A_ID]);
-	zone->kinds = nla_get_u32(tb[CTCACHE_ZONE_A_KINDS]);
 	zone->class = tb[CTCACHE_ZONE_A_CLASS] ? nla_get_u32(tb[CTCACHE_ZONE_A_CLASS]) : 0;
 	if (config->slot_of[zone->id]) {
 		NL_SET_ERR_MSG_ATTR(extack, tb[CTCACHE_ZONE_A_ID], "zone given twice");
 		return -EEXIST;
 	}
 	config->slot_of[zone->id] = slot;
-	return 0;
+	return ctc_parse_kinds(tb[CTCACHE_ZONE_A_KINDS], &zone->kinds, extack);
 }
 
 static int ctc_parse_zones(struct ctc_config *config, struct genl_info *info)
@@ -158,9 +166,12 @@ static struct ctc_config *ctc_parse_config(struct genl_info *info)
 	config->carrier = nla_get_u8(info->attrs[CTCACHE_A_CARRIER]);
 	config->decisions = ctc_u32_or(info->attrs[CTCACHE_A_DECISIONS], CTCACHE_DECISIONS_MAX);
 	config->proof = ctc_u32_or(info->attrs[CTCACHE_A_PROOF], 0);
-	config->zone[0].kinds = ctc_u32_or(info->attrs[CTCACHE_A_KINDS], CTC_KINDS);
+	config->zone[0].kinds = CTC_KINDS;
+	if (info->attrs[CTCACHE_A_KINDS])
+		err = ctc_parse_kinds(info->attrs[CTCACHE_A_KINDS], &config->zone[0].kinds,
+				      info->extack);
 	config->zone[0].class = ctc_u32_or(info->attrs[CTCACHE_A_CLASS], 0);
-	err = ctc_parse_zones(config, info);
+	err = err ?: ctc_parse_zones(config, info);
 	if (err) {
 		ctc_config_free(config);
 		return ERR_PTR(err);

@@ -44,6 +44,7 @@ int ctc_net_start(struct ctc_net *cn, struct netlink_ext_ack *extack)
 		goto out_notify;
 	list_add(&cn->list, &ctc_nets);
 	WRITE_ONCE(cn->started, true);
+	ctc_ipsec_start(cn);
 	return 0;
 
 out_notify:

@@ -153,11 +153,13 @@ int ctc_notify_init(void)
 	register_inet6addr_notifier(&ctc_address6_nb);
 #endif
 	register_netevent_notifier(&ctc_netevent_nb);
+	ctc_ipsec_init();
 	return 0;
 }
 
 void ctc_notify_exit(void)
 {
+	ctc_ipsec_exit();
 	unregister_netevent_notifier(&ctc_netevent_nb);
 #if CTC_IPV6
 	unregister_inet6addr_notifier(&ctc_address6_nb);

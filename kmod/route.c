@@ -71,7 +71,8 @@ bool ctc_route_found(const struct ctc_net *cn, const struct sk_buff *skb, struct
 	} else {
 		key->flags = IP6CB(skb)->flags & IP6SKB_MULTIPATH;
 	}
-	return likely(!key->flags) || ctc_multipath_by_flow(cn, skb, key->family);
+	key->multipath = !!key->flags;
+	return likely(!key->multipath) || ctc_multipath_by_flow(cn, skb, key->family);
 }
 
 static bool ctc_keep4(const struct ctc_net *cn, const struct ctc_key *key, const struct rtable *rt)

@@ -61,6 +61,8 @@ enum ctcache_state {
 
 /* What is cached for a zone's flows (CTCACHE_A_KINDS). */
 #define CTCACHE_KIND_ROUTE	0x1
+/* what IPsec's policies say of forwarded packets; only together with routes */
+#define CTCACHE_KIND_IPSEC	0x2
 
 /* CTCACHE_A_DECISIONS: how many different decisions a namespace may keep. */
 #define CTCACHE_DECISIONS_MIN		16
@@ -163,6 +165,10 @@ enum ctcache_decision_attr {
 	CTCACHE_DECISION_A_OIF,		/* u32: ifindex */
 	CTCACHE_DECISION_A_GATEWAY,	/* 4 or 16 bytes; absent: on link */
 	CTCACHE_DECISION_A_MTU,		/* u32 */
+	CTCACHE_DECISION_A_CLEAR,	/* flag: the policies let packets pass untransformed */
+	CTCACHE_DECISION_A_POLICY,	/* u32: index of the one that has packets transformed */
+	CTCACHE_DECISION_A_SPI,		/* be32: of the state that they leave with */
+	CTCACHE_DECISION_A_SPI_IN,	/* be32: of the state that they came with */
 	__CTCACHE_DECISION_A_MAX,
 };
 
@@ -193,7 +199,7 @@ enum ctcache_miss {
 	CTCACHE_MISS_PAD,
 	CTCACHE_MISS_NONE,		/* its direction has learned nothing yet */
 	CTCACHE_MISS_EPOCH,		/* what it learned is of an epoch that is over */
-	/* options, bridged, decapsulated, not to us, no room in the entry ... */
+	/* options, bridged, several times decapsulated, not to us, no room in the entry ... */
 	CTCACHE_MISS_UNFIT,
 	CTCACHE_MISS_ADDRESS,		/* addresses other than the flow's translation gives */
 	CTCACHE_MISS_INPUT,		/* another input device */
@@ -206,6 +212,7 @@ enum ctcache_miss {
 	CTCACHE_MISS_MULTIPATH,		/* a choice that depends on more than the flow */
 	/* delivered here, where the stack asks for the socket first (ip_early_demux) */
 	CTCACHE_MISS_SOCKET,
+	CTCACHE_MISS_IPSEC,		/* came by another state than before, or by none */
 	__CTCACHE_MISS_MAX,
 };
 
@@ -230,6 +237,7 @@ enum ctcache_cause {
 	CTCACHE_CAUSE_FULL,
 	CTCACHE_CAUSE_CARRIER,
 	CTCACHE_CAUSE_WRAP,
+	CTCACHE_CAUSE_IPSEC,		/* states and policies */
 	__CTCACHE_CAUSE_MAX,
 };
 

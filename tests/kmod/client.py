@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Speaks with nf_ctcache over generic netlink, in the network namespace of the caller; prints JSON.
 
-    client.py config CARRIER [decisions=N] [proof=N] [kinds=route|none] [class=N] [zone=ID[:KINDS[:CLASS]]]...
+    client.py config CARRIER [decisions=N] [proof=N] [kinds=KINDS] [class=N] [zone=ID[:KINDS[:CLASS]]]...
     client.py get | stats | zones | decisions
     client.py flow SOURCE DESTINATION PROTOCOL [SPORT DPORT] [zone=ID]
     client.py flows [zone=ID] [family=4|6] [cached]
@@ -155,7 +155,7 @@ def flag(_):
 
 
 TUPLE = nest("tuple_attr", {"source": address, "destination": address, "source_port": port, "destination_port": port})
-DECISION = nest("decision_attr", {"local": flag, "gateway": address})
+DECISION = nest("decision_attr", {"local": flag, "gateway": address, "clear": flag, "spi": port, "spi_in": port})
 DIRECTION = nest("direction_attr", {"tuple": TUPLE, "decision": DECISION})
 FLOW = nest("flow_attr", {"original": DIRECTION, "reply": DIRECTION})
 MESSAGE = nest("attr", {
@@ -168,7 +168,11 @@ MESSAGE = nest("attr", {
 
 # --- from words to attributes ---
 
-KINDS = {"none": 0, "route": 1}
+KINDS = {"none": 0, "route": 1, "ipsec": 2}
+
+
+def kinds_of(text):
+    return sum(KINDS[word] for word in text.split("+"))
 
 
 def u8(name, value):
@@ -187,13 +191,13 @@ def zone(value):
     names = ENUM["zone_attr"]
     ident, kinds, clas = value.split(":") + ["route", "0"][value.count(":"):]
     return attribute(ATTR["zone"], attribute(names["id"], struct.pack("=H", int(ident))) +
-                     attribute(names["kinds"], struct.pack("=I", KINDS[kinds])) +
+                     attribute(names["kinds"], struct.pack("=I", kinds_of(kinds))) +
                      attribute(names["class"], struct.pack("=I", int(clas))), nested=True)
 
 
 OPTIONS = {
     "decisions": lambda value: u32("decisions", value), "proof": lambda value: u32("proof", value),
-    "kinds": lambda value: u32("kinds", KINDS[value]), "class": lambda value: u32("class", value),
+    "kinds": lambda value: u32("kinds", kinds_of(value)), "class": lambda value: u32("class", value),
     "epoch": lambda value: u32("epoch", value), "family": lambda value: u8("family", {"4": 2, "6": 10}[value]),
 }
 

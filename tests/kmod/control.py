@@ -49,14 +49,14 @@ def test_config():
         same(ctc("config", CARRIER), {"generation": 1}, "the answer")
         got = ctc("get")
         got.pop("epoch")
-        same(got, {"generation": 1, "state": "active", "carrier": CARRIER, "decisions": 65535, "proof": 0, "kinds": 1, "class": 0},
+        same(got, {"generation": 1, "state": "active", "carrier": CARRIER, "decisions": 65535, "proof": 0, "kinds": 3, "class": 0},
              "defaults")
-        same(ctc("config", CARRIER, "decisions=100", "proof=7", "kinds=none", "class=5", "zone=3:route:30", "zone=65535:none:9"),
+        same(ctc("config", CARRIER, "decisions=100", "proof=7", "kinds=none", "class=5", "zone=3:route+ipsec:30", "zone=65535:none:9"),
              {"generation": 2}, "the answer")
         got = ctc("get")
         got.pop("epoch")
         same(got, {"generation": 2, "state": "active", "carrier": CARRIER, "decisions": 100, "proof": 7, "kinds": 0, "class": 5,
-                   "zones": [{"id": 3, "kinds": 1, "class": 30}, {"id": 65535, "kinds": 0, "class": 9}]}, "what was set")
+                   "zones": [{"id": 3, "kinds": 3, "class": 30}, {"id": 65535, "kinds": 0, "class": 9}]}, "what was set")
         for size in (16, 65535):
             ctc("config", CARRIER, f"decisions={size}")
             same(ctc("get")["decisions"], size, "decisions")
@@ -91,7 +91,9 @@ def test_config_refused():
             "zone without id": (errno.EINVAL, good + zone(kinds=1)),
             "zone without kinds": (errno.EINVAL, good + zone(id=2)),
             "empty zone": (errno.EINVAL, good + zone()),
-            "zone of unknown kinds": (errno.EINVAL, good + zone(id=2, kinds=2)),
+            "zone of unknown kinds": (errno.EINVAL, good + zone(id=2, kinds=9)),
+            "zone of IPsec without routes": (errno.EINVAL, good + zone(id=2, kinds=2)),
+            "IPsec without routes": (errno.EINVAL, good + u32("kinds", 2)),
             "zone that is not nested": (errno.EINVAL, good + attribute(ATTR["zone"], zone(id=2, kinds=1)[4:])),
             "zone with more": (errno.EINVAL, good + attribute(
                 ATTR["zone"], zone(id=2, kinds=1)[4:] + attribute(max(ZONE.values()) + 1, b"\0\0\0\0"), nested=True)),
@@ -222,6 +224,26 @@ def test_flow():
         same(ctc("flow", *swapped)["flow"]["original"]["tuple"]["source"], source, "found by the reply's tuple")
         yes(refused(errno.ENOENT, ctc, "flow", "10.0.1.2", "10.0.9.99", 17, 1, 1), "no text")
         yes(refused(errno.ENOENT, ctc, "flow", "fd01::2", "fd09::99", 17, 1, 1, "zone=7"), "no text")
+
+
+def test_flow_ipsec():
+    """What policies said of a flow, and by which states its packets go."""
+    with Net() as net:
+        ip("r", "xfrm policy add src 0.0.0.0/0 dst 203.0.113.0/24 dir out action block")
+        four, _ = net.flows()
+
+        def says(way="original", **expected):
+            four.go(1, patience=0.01)
+            decision = four.descriptor()[way].get("decision", {"nothing": True})
+            return expected == {name: decision[name] for name in ("nothing", "clear", "spi", "policy") if name in decision}
+
+        four.settle()
+        for way in ("original", "reply"):
+            wait_until(lambda way=way: says(way, clear=True), lambda: f"policies that were asked: {four.descriptor()}")
+        ip("r", "xfrm state add src 10.0.2.1 dst 10.0.2.2 proto esp spi 0x1234 reqid 1 mode tunnel "
+                "enc ecb(cipher_null) '' auth digest_null ''\n"
+                f"xfrm policy add src 10.0.1.2 dst {four.to} dir out index 0x91 tmpl src 10.0.2.1 dst 10.0.2.2 proto esp reqid 1 mode tunnel")
+        wait_until(lambda: says(spi=0x1234, policy=0x91), lambda: f"state and policy: {four.descriptor()}")
 
 
 def test_flow_dump():
