@@ -18,6 +18,7 @@ class Side:
     def __init__(self, host, own, peer, own_port, peer_port):
         self.host, self.own, self.peer, self.own_port, self.peer_port = host, own, peer, own_port, peer_port
         self.seen = None  # the last packet that it received
+        self.wrap = None  # what it puts its packets in: a function of a packet
 
 
 class Flow:
@@ -53,7 +54,8 @@ class Flow:
         """Sends packets one way, one behind the other; what came of them."""
         if not self.side[way] or not self.side[way].host.up:
             return []
-        packets = self.net.send(self.side[way].host, *[self.make(way, **content) for _ in range(count)])
+        made = [self.make(way, **content) for _ in range(count)]
+        packets = self.net.send(self.side[way].host, *map(self.side[way].wrap or bytes, made))
         self.look(way, packets)
         return packets
 

@@ -2,8 +2,9 @@
 
 import ctypes
 import os
+import tempfile
 
-CLONE_NEWNET = 0x40000000
+CLONE_NEWNET, MNT_DETACH = 0x40000000, 2
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -48,3 +49,14 @@ def write_sysctl(name, value):
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
     return before
+
+
+def write_sysfs(name, value):
+    """In the namespace that we are in, whose devices show only in a sysfs that was mounted in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        check(libc.mount(b"sysfs", folder.encode(), b"sysfs", 0, None))
+        try:
+            with open(f"{folder}/{name}", "w", encoding="ascii") as file:
+                file.write(str(value))
+        finally:
+            check(libc.umount2(folder.encode(), MNT_DETACH))

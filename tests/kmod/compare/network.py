@@ -16,15 +16,17 @@ import re
 import socket
 import struct
 import time
+from pathlib import Path
 
 from .cache import PATIENCE, Cache
-from .namespace import Namespace, check, libc, write_sysctl
+from .namespace import Namespace, check, libc, write_sysctl, write_sysfs
 from .packet import ETHERTYPE, FRAGMENT, TCP, Packet, ether
 from .tools import Failed, Ip, Nft
 
 ETH_P_ALL, ETH_P_FENCE = 3, 0x88B5
 SOL_PACKET, PACKET_IGNORE_OUTGOING, SO_ATTACH_FILTER = 263, 23, 26
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8913, 0x8914, 1, 0x40
+SIOCETHTOOL, ETHTOOL_STSO, ETHTOOL_SGRO = 0x8946, 0x1F, 0x2C
 IFA_F_TENTATIVE = 0x40
 
 ENDS_SYSCTLS = {"net.ipv6.conf.default.disable_ipv6": 1, "net.ipv6.conf.all.disable_ipv6": 1}
@@ -242,6 +244,19 @@ class Network:
         self.wait(f"{host.port} to run", lambda: self.runs(host.port))
         host.revive()
 
+    def lists(self, host):
+        """From now on the router receives in lists what the host sends at once, as from a driver that does GRO.
+
+        A veth does GRO for a sender that does not segment (veth_skb_is_eligible_for_gro()), in a thread, which on the
+        same CPU has to wait while we send (send())."""
+        ethtool(host.name, ETHTOOL_STSO, 0)
+        with self.router:
+            ethtool(host.port, ETHTOOL_SGRO, 1)
+            write_sysfs(f"class/net/{host.port}/threaded", 1)
+        for comm in Path("/proc").glob("[0-9]*/comm"):
+            if comm.read_text(encoding="utf-8").startswith(f"napi/{host.port}-"):
+                os.sched_setaffinity(int(comm.parent.name), os.sched_getaffinity(0))
+
     def port_down(self, host):
         host.up = False
         self.ip(f"link set dev {host.port} down")
@@ -264,8 +279,10 @@ class Network:
     def send(self, host, *packets, to=None):
         """Sends them one after the other without a pause; what then comes out of the router, as [(host, Packet)]."""
         frames = [ether(host.mac, to or host.gateway, ETHERTYPE[packet[0] >> 4], packet) for packet in packets]
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
         for frame in frames:
             host.wire.send(frame)
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         return self.collect([(host.name, frame) for frame in frames], host)
 
     def collect(self, what, sender=None):
@@ -339,6 +356,12 @@ def interface_flags(interface, change=lambda flags: flags, set_anyway=False):
         if set_anyway or change(flags) != flags:
             fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", interface.encode(), change(flags)))
     return flags
+
+
+def ethtool(interface, command, value):
+    data = ctypes.create_string_buffer(struct.pack("II", command, value), 8)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCETHTOOL, struct.pack("16sP16x", interface.encode(), ctypes.addressof(data)))
 
 
 def set_up(interface, up):

@@ -7,7 +7,7 @@ import struct
 from functools import cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
-ICMP, TCP, UDP, ICMP6 = 1, 6, 17, 58
+ICMP, TCP, UDP, ESP, ICMP6 = 1, 6, 17, 50, 58
 HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 DF, MF = 0x4000, 0x2000
@@ -87,6 +87,13 @@ def icmp(source, destination, kind, code, rest, data):
     if version(source) == 4:
         return body[:2] + struct.pack("!H", checksum(body)) + body[4:]
     return with_checksum(source, destination, ICMP6, body, 2)
+
+
+def esp(source, destination, spi, sequence, inner):
+    """`inner`, an IP packet, in tunnel mode with a null cipher and no authentication (RFC 4303, RFC 2410)."""
+    padding = bytes(range(1, 1 + -(len(inner) + 2) % 4))
+    trailer = padding + bytes([len(padding), {4: 4, 6: 41}[inner[0] >> 4]])
+    return ip(source, destination, ESP, struct.pack("!II", spi, sequence) + inner + trailer)
 
 
 ERRORS = {  # name -> (type, code), by version

@@ -25,17 +25,24 @@ def forward(net):
             Flow(net, a, b.address[version], protocol).warm()
 
 
+def burst(net, a, b, version, first):
+    flows = [Flow(net, a, b.address[version], sport=first + number).warm() for number in range(3)]
+    net.send(a, *[flows[0].make(FORTH) for _ in range(8)])
+    net.send(a, *[flow.make(FORTH) for _ in range(4) for flow in flows])
+    net.send(b, *[flow.make(BACK) for _ in range(4) for flow in flows])
+    new = [Flow(net, a, b.address[version], sport=sport) for sport in range(first + 100, first + 104)]
+    net.send(a, *[packet for flow in new for packet in (flow.make(FORTH), flows[1].make(FORTH), flow.make(FORTH))])
+
+
 @case()
 def bursts(net):
-    """Packets that are in the router together: many of one flow, of both ways, of several flows."""
+    """Packets that are in the router together: many of one flow, of both ways, of several flows; then in lists."""
     a, b = net.build("ab")
     for version in VERSIONS:
-        flows = [Flow(net, a, b.address[version], sport=sport).warm() for sport in (4001, 4002, 4003)]
-        net.send(a, *[flows[0].make(FORTH) for _ in range(8)])
-        net.send(a, *[flow.make(FORTH) for _ in range(4) for flow in flows])
-        net.send(b, *[flow.make(BACK) for _ in range(4) for flow in flows])
-        new = [Flow(net, a, b.address[version], sport=sport) for sport in range(4100, 4104)]
-        net.send(a, *[packet for flow in new for packet in (flow.make(FORTH), flows[1].make(FORTH), flow.make(FORTH))])
+        burst(net, a, b, version, 4001)
+    net.lists(a)
+    for version in VERSIONS:
+        burst(net, a, b, version, 5001)
 
 
 @case()
