@@ -4,7 +4,8 @@
  *
  * FORWARD keeps the dst that the stack found for the first packet of a family, PRE_ROUTING, last of
  * all, gives it to every packet of that family and device that follows, without a question. So it
- * forwards rightly only where every packet goes the same way: in a benchmark.
+ * forwards rightly only where every packet goes the same way: in a benchmark. The dst is marked as
+ * one for which nobody asks IPsec's policies; it may be the bundle that they led to.
  *
  * /dev/floor, for root: the first write() begins it in the network namespace of the writer, the
  * second one, when the dsts are known, ends the hooks in FORWARD; closing the descriptor ends all
@@ -21,8 +22,10 @@
 #include <linux/skbuff.h>
 #include <linux/slab.h>
 #include <net/dst.h>
+#include <net/ip.h>
 #include <net/net_namespace.h>
 #include <net/netfilter/nf_conntrack.h>
+#include <net/xfrm.h>
 
 #define FLOOR_HOOKS 4
 #define FLOOR_LEARN 2 /* the last ones, which only learn */
@@ -30,6 +33,7 @@
 struct floor_preset {
 	struct dst_entry *dst;
 	int ifindex;
+	u16 flags; /* IPSKB_NOPOLICY, if there are policies */
 };
 
 struct floor {
@@ -44,9 +48,23 @@ static unsigned int floor_pre_routing(void *priv, struct sk_buff *skb,
 {
 	const struct floor_preset *preset = priv;
 
-	if (preset->ifindex == skb->dev->ifindex)
+	if (preset->ifindex == skb->dev->ifindex) {
 		skb_dst_set_noref(skb, preset->dst);
+		if (unlikely(preset->flags))
+			IPCB(skb)->flags |= preset->flags;
+	}
 	return NF_ACCEPT;
+}
+
+static void floor_keep(struct floor_preset *preset, struct dst_entry *dst, const struct net *net,
+		       u8 family)
+{
+	if (dst->xfrm)
+		dst->input = ((struct xfrm_dst *)dst)->route->input;
+	dst->flags |= DST_NOXFRM | DST_NOPOLICY;
+	if (family == NFPROTO_IPV4 && net->xfrm.policy_count[XFRM_POLICY_OUT])
+		preset->flags = IPSKB_NOPOLICY;
+	preset->dst = dst;
 }
 
 /* Only of established flows: it begins when a cache would. */
@@ -59,7 +77,7 @@ static unsigned int floor_forward(void *priv, struct sk_buff *skb,
 	if (preset->dst)
 		return NF_ACCEPT;
 	if (nf_ct_get(skb, &ctinfo) && ctinfo == IP_CT_ESTABLISHED && dst_hold_safe(skb_dst(skb))) {
-		preset->dst = skb_dst(skb);
+		floor_keep(preset, skb_dst(skb), state->net, state->pf);
 		smp_store_release(&preset->ifindex, state->in->ifindex); /* the dst comes first */
 	}
 	return NF_ACCEPT;

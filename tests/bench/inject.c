@@ -114,6 +114,7 @@ static unsigned int inject_batch(struct inject_file *file, const struct inject_r
 	struct sk_buff *batch[INJECT_BATCH];
 	unsigned int count = min_t(u64, INJECT_BATCH, run->packets - sent);
 	unsigned int i;
+	u64 begin;
 
 	for (i = 0; i < count; i++) {
 		size_t frame = (u32)((sent + i) % file->nr_frames);
@@ -126,11 +127,14 @@ static unsigned int inject_batch(struct inject_file *file, const struct inject_r
 	count = i;
 
 	local_bh_disable();
+	begin = inject_clock();
 	if (run->list)
 		*cycles = inject_lists(batch, count, run->list);
 	else
 		*cycles = inject_each(batch, count);
 	local_bh_enable();
+	if (run->deferred)
+		*cycles = inject_clock() - begin;
 	return count;
 }
 

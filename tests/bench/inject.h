@@ -16,6 +16,8 @@ struct inject_run {
 	__u32 frame_length;
 	__u32 list;	/* packets of one netif_receive_skb_list(); 0: netif_receive_skb() each */
 	__u32 period;	/* of so many batches, the second goes to ifindex[1]; 0: none does */
+	__u32 deferred;	/* the clock includes the softirqs, by which packets come again */
+	__u32 unused;
 	__u64 packets;
 };
 

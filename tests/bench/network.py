@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import os
+import random
 import socket
 import struct
 import subprocess
@@ -95,6 +96,34 @@ route add fd00::/64 via fd00:1::2
 """
 
 
+POLICY_COUNT = 1000
+
+
+def subnet_policies(family):
+    """Between networks of clients and of others than those that the flows go to; the kernel keeps them in trees."""
+    chosen = random.Random(2)
+    for _ in range(POLICY_COUNT):
+        if family == 4:
+            yield (f"src 10.{chosen.randrange(256)}.{chosen.randrange(256)}.0/24 "
+                   f"dst {chosen.randrange(128, 224)}.{chosen.randrange(256)}.{chosen.randrange(16) * 16}.0/{chosen.randrange(20, 25)}")
+        else:
+            yield f"src fd{chosen.randrange(256):02x}:{chosen.randrange(65536):x}::/32 dst 2b{chosen.randrange(256):02x}:{chosen.randrange(65536):x}::/32"
+
+
+def port_policies(family):
+    """For any address, which the kernel keeps in a list."""
+    any_one = "0.0.0.0/0" if family == 4 else "::/0"
+    for number in range(POLICY_COUNT):
+        yield f"src {any_one} dst {any_one} proto udp dport {10000 + number}"
+
+
+POLICIES = {"subnets": subnet_policies, "ports": port_policies}
+CIPHERS = {
+    "null": "enc ecb(cipher_null) '' auth digest_null ''",
+    "gcm": "aead rfc4106(gcm(aes)) 0x" + "11" * 20 + " 128",
+}
+
+
 class Network:
     """One namespace; enter() it before anything else of it is used."""
 
@@ -134,6 +163,20 @@ class Network:
         rules = "".join(f"rule add pref {1000 + number} from {prefix.format(number)} lookup {1000 + number}\n"
                         for number in range(count))
         run("ip", f"-{family}", "-batch", "-", text=rules)
+
+    @staticmethod
+    def add_policies(family, kind):
+        run("ip", "-batch", "-", text="".join(
+            f"xfrm policy add {selector} dir {direction} priority 1 action block\n"
+            for selector in POLICIES[kind](family) for direction in ("out", "fwd")))
+
+    @staticmethod
+    def add_tunnel(cipher, inbound):
+        """ESP to the next hop, or from the one before, for everything that comes from the clients."""
+        ends = "src 192.168.1.2 dst 192.168.1.1" if inbound else "src 192.168.2.1 dst 192.168.2.2"
+        template = f"tmpl {ends} proto esp reqid 1 mode tunnel"
+        run("ip", "-batch", "-", text=f"xfrm state add {ends} proto esp spi {traffic.SPI} reqid 1 mode tunnel {CIPHERS[cipher]}\n"
+            f"xfrm policy add src 10.0.0.0/8 dst 0.0.0.0/0 dir {'fwd' if inbound else 'out'} priority 2 {template}\n")
 
     @staticmethod
     def flush_conntrack():

@@ -12,6 +12,7 @@ import struct
 MAC = {"in0": bytes.fromhex("02000000a001"), "out0": bytes.fromhex("02000000a002")}
 PEER = bytes.fromhex("02000000b001")
 BATCH = 64  # of inject.h
+SPI = 0x100
 
 
 def checksum(data):
@@ -21,10 +22,22 @@ def checksum(data):
     return ~total & 0xFFFF
 
 
+def header4(length, protocol, source, destination):
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + length, 0, 0x4000, 64, protocol, 0, source, destination)
+    return header[:10] + struct.pack("!H", checksum(header)) + header[12:]
+
+
 def frame4(link, source, sport, destination, dport):
-    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 46, 0, 0x4000, 64, 17, 0, source, destination)
-    header = header[:10] + struct.pack("!H", checksum(header)) + header[12:]
-    return MAC[link] + PEER + b"\x08\0" + header + struct.pack("!HHHH", sport, dport, 26, 0) + bytes(18)
+    packet = header4(26, 17, source, destination) + struct.pack("!HHHH", sport, dport, 26, 0) + bytes(18)
+    return MAC[link] + PEER + b"\x08\0" + packet
+
+
+def in_esp(frame):
+    """In a tunnel to the router, with a null cipher (RFC 4303): padded to four bytes, of which the last is the protocol."""
+    packet = frame[14:]
+    padding = -(len(packet) + 2) % 4
+    body = struct.pack("!II", SPI, 1) + packet + bytes(range(1, padding + 1)) + bytes([padding, 4])
+    return frame[:14] + header4(len(body), 50, bytes([192, 168, 1, 2]), bytes([192, 168, 1, 1])) + body
 
 
 def frame6(link, source, sport, destination, dport):
@@ -62,10 +75,10 @@ class Injector:
         self.unsent = b"".join(frames)
         self.device = open("/dev/inject", "r+b", buffering=0)
 
-    def send(self, links, packets, burst=0, period=0):
+    def send(self, links, packets, burst=0, period=0, deferred=False):
         """Nanoseconds per packet, of each batch."""
         count = self.count if self.unsent else 0
-        self.device.write(struct.pack("=IIIIIIQ", *links, count, self.length, burst, period, packets) + self.unsent)
+        self.device.write(struct.pack("=8IQ", *links, count, self.length, burst, period, deferred, 0, packets) + self.unsent)
         self.unsent = b""
         data = self.device.read(24 + 4 * -(-packets // BATCH))
         sent, _, kilohertz, batches = struct.unpack_from("=QQII", data)
@@ -88,6 +101,8 @@ class Traffic:
         flows = [self.flow(number, chosen, prefixes) for number in range(scenario.flows)]
         frame = frame4 if scenario.family == 4 else frame6
         forth = [frame("in0", *flow) for flow in flows]
+        if scenario.inbound:
+            forth = [in_esp(one) for one in forth]
         back = [frame("out0", flow[2], flow[3], flow[0], flow[1]) for flow in flows]
         self.first, self.replies = Injector(forth), Injector(back)
         if scenario.length:

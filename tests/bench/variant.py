@@ -56,6 +56,10 @@ class Variant:
         alone = self.name == "ctcache, 1 route"
         self.network.add_routes(family, ((0, 0),) if alone else self.traffic.routes)
         self.network.add_rules(family, 0 if alone else scenario.rules)
+        if scenario.policies and not alone:
+            self.network.add_policies(family, scenario.policies)
+        if scenario.cipher:
+            self.network.add_tunnel(scenario.cipher, scenario.inbound)
         sysctl("ipv4/conf/in0/rp_filter", scenario.rp_filter)
         if self.name == "none":
             return
@@ -109,7 +113,8 @@ class Variant:
         if not scenario.length:  # the other variants have just had the caches
             self.traffic.scattered.send(self.network.links, scenario.flows)
         before = self.counters()
-        times = self.traffic.scattered.send(self.network.links, scenario.packets, scenario.burst, scenario.period)
+        times = self.traffic.scattered.send(self.network.links, scenario.packets, scenario.burst, scenario.period,
+                                            scenario.inbound)
         self.check(before, self.counters())
         if self.name == "unconfigured":
             run("rmmod", "nf_ctcache")

@@ -156,7 +156,7 @@ class Variant:
     @staticmethod
     def inject(index, frames, packets):
         with open("/dev/inject", "r+b", buffering=0) as device:
-            device.write(struct.pack("=IIIIIIQ", index, 0, len(frames), len(frames[0]), 0, 0, packets) + b"".join(frames))
+            device.write(struct.pack("=8IQ", index, 0, len(frames), len(frames[0]), 0, 0, 0, 0, packets) + b"".join(frames))
             sent, cycles, *_ = struct.unpack("=QQII", device.read(24))
         if sent != packets:
             sys.exit(f"{sent} of {packets} packets were injected")
