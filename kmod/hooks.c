@@ -49,11 +49,12 @@ static struct ctc_counters *ctc_zone_count(const struct ctc_config *config, u32 
 
 /*
  * The input device of the lookup when layer 3 masters (VRF) are involved, or 0: the packet of a
- * slave comes again, on the master.
+ * slave comes again, on the master, and what IPsec has decrypted there comes twice (xfrm_input(),
+ * then vrf_l3_rcv()).
  */
 static noinline u32 ctc_l3mdev_iif(const struct sk_buff *skb, u8 family)
 {
-	if (netif_is_l3_slave(skb->dev))
+	if (netif_is_l3_slave(skb->dev) || secpath_exists(skb))
 		return 0;
 	/* IPv4 looks up for the slave even on the master's pass (ip_rcv_finish()). */
 	return family == AF_INET ? IPCB(skb)->iif : skb->dev->ifindex;

@@ -6,6 +6,7 @@ Flows open before their policies, so they are established; what then leaves in E
 from ..case import case
 from ..flow import BACK, FORTH, Flow
 from ..packet import ESP, esp, icmp_error
+from .devices import vrf_of
 from .forwarding import VERSIONS
 from .routing import FAR, again
 
@@ -206,6 +207,27 @@ def inbound(net):
         again(net, flow)
         net.ip("xfrm policy flush", "xfrm state flush")
         again(net, flow, other)
+
+
+@case(needs=["vrf"])
+def inbound_vrf(net):
+    """What comes through a tunnel on a VRF's port passes PRE_ROUTING twice on the VRF, whether or not a policy lets it in."""
+    b, c = net.build("bc")
+    vrf_of(net, "red", 100, b, c)
+    for version in VERSIONS:
+        far, mine = FAR[version], b.address[version]
+        there = (c.address[version], c.router[version])
+        net.ip(f"route add {far} via {c.address[version]} table 100",
+               f"xfrm policy add src {far} dst {mine} dir fwd {template(*there)}")
+        state(net, version, *there, "0x200")
+        flow = Flow(net, c, mine, source=far)
+        flow.side[FORTH].wrap = Tunnel(c, version, 0x200)
+        flow.warm()
+        again(net, flow)
+        net.ip(f"xfrm policy del src {far} dst {mine} dir fwd")
+        again(net, flow)
+        net.ip("xfrm policy flush", "xfrm state flush")
+        again(net, flow)
 
 
 def marked(net, mark):
