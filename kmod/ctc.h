@@ -145,7 +145,9 @@ struct ctc_net {
 
 	spinlock_t lock ____cacheline_aligned; /* epoch, generations, table content */
 	u32 used;			       /* slots of this epoch, the first one included */
-	u8 quiet; /* CTC_QUIET_*: families whose change is announced but not published yet */
+	u8 quiet;      /* CTC_QUIET_*: families whose change is announced but not published yet */
+	u32 announced; /* how often that was */
+	u32 settling;  /* how many of them the settling work waits for */
 	unsigned long full_at; /* jiffies when the table was last emptied because it was full */
 	u64 causes[CTCACHE_CAUSE_MAX + 1];
 	u64 sweeps;

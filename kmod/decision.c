@@ -144,14 +144,18 @@ void ctc_epoch_start(struct ctc_net *cn, enum ctcache_cause cause, u8 quiet)
 	if (READ_ONCE(cn->fault) & CTCACHE_FAULT_DEAF)
 		return;
 	spin_lock_bh(&cn->lock);
+	/* In a sweep, too: the next epoch may begin before the change can be seen. */
+	if (quiet) {
+		cn->quiet |= quiet;
+		cn->announced++;
+	} else if (cause == CTCACHE_CAUSE_SETTLED && cn->announced == cn->settling) {
+		cn->quiet = 0;
+	}
 	if (cn->state == CTCACHE_STATE_ACTIVE && !ctc_generation_known(cn, cause)) {
 		if (cause == CTCACHE_CAUSE_GENERATION4)
 			cn->quiet &= ~CTC_QUIET_4;
 		else if (cause == CTCACHE_CAUSE_GENERATION6)
 			cn->quiet &= ~CTC_QUIET_6;
-		else if (cause == CTCACHE_CAUSE_SETTLED)
-			cn->quiet = 0;
-		cn->quiet |= quiet;
 		if (cn->epoch < CTC_EPOCH_MAX)
 			ctc_epoch_set(cn, cn->epoch + 1, cause);
 		else
@@ -208,7 +212,6 @@ void ctc_epoch_install(struct ctc_net *cn, struct ctc_table *table, u32 epoch,
 		return;
 	}
 	cn->state = CTCACHE_STATE_ACTIVE;
-	cn->quiet = 0;
 	ctc_epoch_set(cn, epoch, cause);
 	spin_unlock_bh(&cn->lock);
 }

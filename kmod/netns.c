@@ -70,6 +70,7 @@ void ctc_net_stop(struct ctc_net *cn)
 	ctc_epoch_stop(cn, CTCACHE_STATE_OFF);
 	ctc_hooks_unregister(cn);
 	ctc_notify_stop(cn);
+	cn->quiet = 0;
 	/* A carrier that was lost has been cleared then, and is somebody else's now. */
 	if (!lost)
 		ctc_sweep(cn, config->carrier, CTC_ALL_ZONES);

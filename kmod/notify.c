@@ -38,6 +38,10 @@ static void ctc_settle_work(struct work_struct *work)
 {
 	struct ctc_net *cn = container_of(work, struct ctc_net, settle);
 
+	/* What is announced from here on is for the next run. */
+	spin_lock_bh(&cn->lock);
+	cn->settling = cn->announced;
+	spin_unlock_bh(&cn->lock);
 	rtnl_lock();
 	rtnl_unlock();
 	synchronize_net();
