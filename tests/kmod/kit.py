@@ -62,7 +62,7 @@ def refused(number, function, *words):
     raise AssertionError(f"not refused: {words}")
 
 
-def wait_until(condition, what, seconds=10.0):
+def wait_until(condition, what, seconds=60.0):
     end = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > end:

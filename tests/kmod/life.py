@@ -64,7 +64,7 @@ def test_configure_often():
             if turn % 3 == 0:
                 ctc("config", "none")
         same(references(), before[1], "references on the module")
-        wait_until(lambda: available() > before[0] - 60, lambda: f"memory: {before[0]} MiB were available, now {available()}", 20)
+        wait_until(lambda: available() > before[0] - 60, lambda: f"memory: {before[0]} MiB were available, now {available()}")
 
 
 def hits_and_decisions(name):
@@ -192,7 +192,7 @@ def test_dsts_are_given_back():
             raise Skip("these caches have no names of their own")
         churn(70)  # more than may stay
         wait_until(lambda: all(value <= before[name] + 60 for name, value in slab(*names).items()) or ctc("flush"),
-                   lambda: f"{before} became {slab(*names)}", 30)
+                   lambda: f"{before} became {slab(*names)}")
 
 
 def test_down_and_up():
