@@ -13,6 +13,7 @@
 #include <net/netfilter/nf_conntrack_act_ct.h>
 #include <net/netfilter/nf_conntrack_labels.h>
 #include <net/route.h>
+#include <net/udp.h>
 
 #if KERNEL_VERSION(6, 1, 0) > LINUX_VERSION_CODE
 #error "nf_ctcache needs Linux 6.1 or later"
@@ -73,6 +74,16 @@ static inline bool ctc_dst_has_xfrm(const struct dst_entry *dst)
 	return dst->xfrm;
 #else
 	return false;
+#endif
+}
+
+/* Namespaces may have a table of their own from 6.2 on. */
+static inline struct udp_table *ctc_udp_table(const struct net *net)
+{
+#if KERNEL_VERSION(6, 2, 0) > LINUX_VERSION_CODE
+	return &udp_table;
+#else
+	return net->ipv4.udp_table;
 #endif
 }
 

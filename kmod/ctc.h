@@ -34,6 +34,7 @@
 #define CTC_EPOCH_SHIFT 16
 #define CTC_EPOCH_MAX	0xffff
 #define CTC_INDEX_MASK	0xffff
+#define CTC_KINDS	(CTCACHE_KIND_ROUTE | CTCACHE_KIND_IPSEC | CTCACHE_KIND_SOCKET)
 
 /* carrier.c: two numbers, by direction (enum ip_conntrack_dir). */
 struct ctc_flow {
@@ -361,6 +362,11 @@ static __always_inline enum ctcache_miss ctc_route_valid(const struct ctc_net *c
 		return CTCACHE_MISS_OBSOLETE;
 	return 0;
 }
+
+/* socket.c */
+bool ctc_socket_first(struct net *net, const struct sk_buff *skb, u8 family, bool udp);
+bool ctc_socket_owner(struct net *net, const struct nf_conn *ct, enum ip_conntrack_dir dir,
+		      int ifindex, u64 *inode, u32 *uid);
 
 /* hooks.c */
 int ctc_hooks_register(struct ctc_net *cn);

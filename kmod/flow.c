@@ -77,7 +77,9 @@ static int ctc_put_direction(struct sk_buff *skb, struct ctc_net *cn, const stru
 	const struct ctc_config *config = ctc_config(cn);
 	const struct ctc_flow *flow = ctc_flow_find(ct, config->carrier);
 	const struct nf_conn_acct *acct = nf_conn_acct_find(ct);
-	struct ctc_decision d;
+	struct ctc_decision d = {};
+	u64 inode;
+	u32 uid;
 
 	if (!nest ||
 	    ctc_put_tuple(skb, &ct->tuplehash[dir].tuple, nf_ct_zone_id(nf_ct_zone(ct), dir)))
@@ -91,6 +93,11 @@ static int ctc_put_direction(struct sk_buff *skb, struct ctc_net *cn, const stru
 		return -EMSGSIZE;
 	if (flow && ctc_decision_read(cn, READ_ONCE(flow->number[dir]), &d) &&
 	    ctc_put_decision(skb, config, &d, CTCACHE_DIRECTION_A_DECISION))
+		return -EMSGSIZE;
+	if (ctc_socket_owner(cn->net, ct, dir, d.key.iif, &inode, &uid) &&
+	    (nla_put_u64_64bit(skb, CTCACHE_DIRECTION_A_SOCKET_INODE, inode,
+			       CTCACHE_DIRECTION_A_PAD) ||
+	     nla_put_u32(skb, CTCACHE_DIRECTION_A_SOCKET_UID, uid)))
 		return -EMSGSIZE;
 	nla_nest_end(skb, nest);
 	return 0;

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The hook: where packets use decisions, and where flows learn them.
+ * The hooks: where packets use decisions, and where flows learn them.
  *
- * There is one, last in PRE_ROUTING, so that marks and translation are final. A packet of an
- * established flow that has a valid number is given its decision's dst, and the stack looks
+ * The one that matters is last in PRE_ROUTING, so that marks and translation are final. A packet of
+ * an established flow that has a valid number is given its decision's dst, and the stack looks
  * nothing up (ip_rcv_finish_core(), ip6_rcv_finish_core()). Any doubt is a miss. After a miss the
  * hook looks the packet up as the stack would do next, and learns what it finds: so the epoch under
  * which it learns was read before the lookup, and nothing has to be remembered until a later hook.
  * The answer stays with the packet, which costs it no second lookup; where the stack would have
- * asked for a socket first (early demux), it is taken away again and the stack decides.
+ * found a socket first (socket.c), it is taken away again, and the flow is left to the stack until
+ * the next epoch: its number says so by index 0, which no decision has.
  */
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6.h>
@@ -133,17 +134,6 @@ static __always_inline enum ctcache_miss ctc_key_differs(const struct ctc_key *a
 	return (a->input ^ b->input) & CTC_INPUT_SECURED ? CTCACHE_MISS_IPSEC : CTCACHE_MISS_SYSCTL;
 }
 
-/* Whether the stack would ask for the packet's socket before its route (ip_rcv_finish_core()). */
-static noinline bool ctc_early_demux(const struct net *net, const struct sk_buff *skb, u8 family)
-{
-	u8 protocol = family == AF_INET ? ip_hdr(skb)->protocol : ipv6_hdr(skb)->nexthdr;
-
-	if (!READ_ONCE(net->ipv4.sysctl_ip_early_demux))
-		return false;
-	return (protocol == IPPROTO_TCP && READ_ONCE(net->ipv4.sysctl_tcp_early_demux)) ||
-	       (protocol == IPPROTO_UDP && READ_ONCE(net->ipv4.sysctl_udp_early_demux));
-}
-
 /*
  * What the packet's flow knows of its lookup: 0 and *hit with its dst and flags, or why there is
  * nothing. Everything is in registers here, and nothing on the way to a hit is called.
@@ -162,7 +152,7 @@ static __always_inline enum ctcache_miss ctc_lookup(struct ctc_net *cn, const st
 	if (unlikely(number >> CTC_EPOCH_SHIFT != epoch))
 		return number ? CTCACHE_MISS_EPOCH : CTCACHE_MISS_NONE;
 	if (unlikely(index >= table->size || READ_ONCE(d->number) != number))
-		return CTCACHE_MISS_EPOCH;
+		return index ? CTCACHE_MISS_EPOCH : CTCACHE_MISS_SOCKET;
 	smp_rmb(); /* pairs with ctc_insert(): the content of this number */
 	if (unlikely(!ctc_fit(cn, skb, ct, family, &key)))
 		return CTCACHE_MISS_UNFIT;
@@ -176,7 +166,7 @@ static __always_inline enum ctcache_miss ctc_lookup(struct ctc_net *cn, const st
 	miss = ctc_route_valid(cn, skb, d, family);
 	if (unlikely(miss))
 		return miss;
-	if (unlikely(d->key.local) && ctc_early_demux(cn->net, skb, family))
+	if (unlikely(d->key.local) && ctc_socket_first(cn->net, skb, family, true))
 		return CTCACHE_MISS_SOCKET;
 	hit->dst = d->dst;
 	hit->zone = d->key.zone;
@@ -242,12 +232,12 @@ static bool ctc_proof_due(struct ctc_net *cn, u32 every)
 	return true;
 }
 
-/* A packet of a new flow: gives its entry room for the numbers, if its zone is to be cached. */
-static noinline void ctc_new_flow(struct ctc_net *cn, struct nf_conn *ct)
+/* A packet of a new flow: gives its entry room for the numbers, if its zone caches such flows. */
+static noinline void ctc_new_flow(struct ctc_net *cn, struct nf_conn *ct, u32 kinds)
 {
 	const struct ctc_config *config = rcu_dereference(cn->config);
 
-	if (config->zone[ctc_slot(config, ct)].kinds &&
+	if (config->zone[ctc_slot(config, ct)].kinds & kinds &&
 	    READ_ONCE(cn->state) != CTCACHE_STATE_LOST && !ctc_flow_add(ct, config->carrier))
 		ctc_count(cn, CTCACHE_STAT_NO_CARRIER);
 }
@@ -275,6 +265,7 @@ static int ctc_learn(struct ctc_net *cn, struct sk_buff *skb, const struct nf_co
 		     u32 *learned)
 {
 	struct ctc_found found = { .state = ctc_ipsec_state(skb) };
+	bool keep;
 	int err = 0;
 
 	if (!ctc_route_lookup(skb, key->family)) {
@@ -282,7 +273,14 @@ static int ctc_learn(struct ctc_net *cn, struct sk_buff *skb, const struct nf_co
 		skb_dst_drop(skb);
 		return 0;
 	}
-	if (!ctc_route_found(cn, skb, key)) {
+	keep = ctc_route_found(cn, skb, key);
+	if (key->local &&
+	    ctc_socket_first(cn->net, skb, key->family, kinds & CTCACHE_KIND_SOCKET)) {
+		skb_dst_drop(skb);
+		*learned = epoch << CTC_EPOCH_SHIFT;
+		return 0;
+	}
+	if (!keep) {
 		ctc_count(cn, CTCACHE_STAT_REFUSED);
 	} else {
 		found.route = skb_dst(skb);
@@ -294,8 +292,6 @@ static int ctc_learn(struct ctc_net *cn, struct sk_buff *skb, const struct nf_co
 			ctc_take(cn, skb, *learned, key);
 		dst_release(found.bundle);
 	}
-	if (key->local && ctc_early_demux(cn->net, skb, key->family))
-		skb_dst_drop(skb);
 	return err == -EPERM ? err : 0;
 }
 
@@ -312,24 +308,26 @@ static noinline unsigned int ctc_missed(struct ctc_net *cn, struct sk_buff *skb,
 	struct ctc_counters *count = ctc_zone_count(config, key.zone);
 	u32 learned = 0, kinds = config->zone[key.zone].kinds;
 
-	if (!ctc_fit(cn, skb, ct, family, &key) ||
-	    (key.input & CTC_INPUT_SECURED && !ctc_ipsec_state(skb)))
+	if (miss == CTCACHE_MISS_SOCKET)
+		learned = epoch << CTC_EPOCH_SHIFT;
+	else if (!ctc_fit(cn, skb, ct, family, &key) ||
+		 (key.input & CTC_INPUT_SECURED && !ctc_ipsec_state(skb)))
 		miss = CTCACHE_MISS_UNFIT;
 	else if (!ctc_addressed(skb, ct, dir, family))
 		miss = CTCACHE_MISS_ADDRESS;
 	this_cpu_inc(cn->cpu->miss[miss]);
 	count->misses++;
 	if (miss == CTCACHE_MISS_UNFIT || miss == CTCACHE_MISS_ADDRESS ||
-	    miss == CTCACHE_MISS_SOCKET || !(kinds & CTCACHE_KIND_ROUTE))
+	    !(kinds & CTCACHE_KIND_ROUTE))
 		return NF_ACCEPT;
-	if (ctc_learn(cn, skb, ct, dir, epoch, kinds, &key, &learned)) {
+	if (!learned && ctc_learn(cn, skb, ct, dir, epoch, kinds, &key, &learned)) {
 		ctc_ipsec_drop(cn->net, skb, family);
 		return NF_STOLEN;
 	}
-	if (learned) {
+	if (learned && READ_ONCE(flow->number[dir]) != learned)
 		WRITE_ONCE(flow->number[dir], learned);
+	if (learned & CTC_INDEX_MASK)
 		count->learned++;
-	}
 	return NF_ACCEPT;
 }
 
@@ -350,7 +348,7 @@ static __always_inline unsigned int ctc_pre_routing(struct ctc_net *cn, struct s
 		return NF_ACCEPT;
 	if (unlikely(ctinfo != IP_CT_ESTABLISHED && ctinfo != IP_CT_ESTABLISHED_REPLY)) {
 		if (ctinfo == IP_CT_NEW && !nf_ct_is_confirmed(ct))
-			ctc_new_flow(cn, ct);
+			ctc_new_flow(cn, ct, CTC_KINDS);
 		return NF_ACCEPT;
 	}
 	/* With many flows nobody has touched this line yet: it may come meanwhile. */
@@ -369,8 +367,13 @@ static __always_inline unsigned int ctc_pre_routing(struct ctc_net *cn, struct s
 		return NF_ACCEPT;
 	number = READ_ONCE(flow->number[dir]);
 	miss = ctc_lookup(cn, skb, ct, dir, family, number, epoch, &hit);
-	if (unlikely(miss))
-		return ctc_missed(cn, skb, flow, miss, family);
+	if (unlikely(miss)) {
+		if (miss != CTCACHE_MISS_SOCKET || number & CTC_INDEX_MASK)
+			return ctc_missed(cn, skb, flow, miss, family);
+		this_cpu_inc(cn->cpu->miss[CTCACHE_MISS_SOCKET]);
+		ctc_zone_count(config, ctc_slot(config, ct))->misses++;
+		return NF_ACCEPT;
+	}
 	ctc_zone_count(config, hit.zone)->hits++;
 	if (unlikely(hit.flags))
 		ctc_set_flags(skb, hit.flags, family);
@@ -393,6 +396,22 @@ static unsigned int ctc_pre_routing6(void *priv, struct sk_buff *skb,
 	return ctc_pre_routing(priv, skb, AF_INET6);
 }
 
+/*
+ * A packet of a program or tunnel on this machine. Only what answers come to an unconnected socket
+ * is cached, so TCP needs no room.
+ */
+static unsigned int ctc_local_out(void *priv, struct sk_buff *skb,
+				  const struct nf_hook_state *state)
+{
+	enum ip_conntrack_info ctinfo;
+	struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
+
+	if (ct && ctinfo == IP_CT_NEW && !nf_ct_is_confirmed(ct) &&
+	    nf_ct_protonum(ct) != IPPROTO_TCP && !(state->out->flags & IFF_LOOPBACK))
+		ctc_new_flow(priv, ct, CTCACHE_KIND_SOCKET);
+	return NF_ACCEPT;
+}
+
 static const struct nf_hook_ops ctc_hooks[] = {
 	{
 		.hook = ctc_pre_routing4,
@@ -400,11 +419,23 @@ static const struct nf_hook_ops ctc_hooks[] = {
 		.hooknum = NF_INET_PRE_ROUTING,
 		.priority = INT_MAX,
 	},
+	{
+		.hook = ctc_local_out,
+		.pf = NFPROTO_IPV4,
+		.hooknum = NF_INET_LOCAL_OUT,
+		.priority = INT_MAX,
+	},
 #if CTC_IPV6
 	{
 		.hook = ctc_pre_routing6,
 		.pf = NFPROTO_IPV6,
 		.hooknum = NF_INET_PRE_ROUTING,
+		.priority = INT_MAX,
+	},
+	{
+		.hook = ctc_local_out,
+		.pf = NFPROTO_IPV6,
+		.hooknum = NF_INET_LOCAL_OUT,
 		.priority = INT_MAX,
 	},
 #endif

@@ -11,8 +11,6 @@
 
 #include "ctc.h"
 
-#define CTC_KINDS (CTCACHE_KIND_ROUTE | CTCACHE_KIND_IPSEC)
-
 static const struct nla_policy ctc_zone_policy[CTCACHE_ZONE_A_MAX + 1] = {
 	[CTCACHE_ZONE_A_ID] = { .type = NLA_U16 },
 	[CTCACHE_ZONE_A_KINDS] = NLA_POLICY_MASK(NLA_U32, CTC_KINDS),

@@ -63,6 +63,12 @@ enum ctcache_state {
 #define CTCACHE_KIND_ROUTE	0x1
 /* what IPsec's policies say of forwarded packets; only together with routes */
 #define CTCACHE_KIND_IPSEC	0x2
+/*
+ * routes of what is delivered to UDP sockets that are not connected; only together with routes.
+ * Without it that is left to the stack, as TCP and connected UDP are, unless
+ * net.ipv4.ip_early_demux is off
+ */
+#define CTCACHE_KIND_SOCKET	0x4
 
 /* CTCACHE_A_DECISIONS: how many different decisions a namespace may keep. */
 #define CTCACHE_DECISIONS_MIN		16
@@ -147,6 +153,9 @@ enum ctcache_direction_attr {
 	CTCACHE_DIRECTION_A_BYTES,	/* u64 */
 	/* nested enum ctcache_decision_attr; absent: nothing learned */
 	CTCACHE_DIRECTION_A_DECISION,
+	/* the local TCP or UDP socket that receives this direction, and its owner; looked up now */
+	CTCACHE_DIRECTION_A_SOCKET_INODE, /* u64; 0: of no process */
+	CTCACHE_DIRECTION_A_SOCKET_UID,	/* u32: as the namespace's owner sees it */
 	__CTCACHE_DIRECTION_A_MAX,
 };
 
@@ -210,7 +219,7 @@ enum ctcache_miss {
 	/* the kernel gave the route up: path MTU, redirect, expiry */
 	CTCACHE_MISS_OBSOLETE,
 	CTCACHE_MISS_MULTIPATH,		/* a choice that depends on more than the flow */
-	/* delivered here, where the stack asks for the socket first (ip_early_demux) */
+	/* delivered here, where the stack finds the socket first (ip_early_demux) */
 	CTCACHE_MISS_SOCKET,
 	CTCACHE_MISS_IPSEC,		/* came by another state than before, or by none */
 	__CTCACHE_MISS_MAX,

@@ -168,7 +168,7 @@ MESSAGE = nest("attr", {
 
 # --- from words to attributes ---
 
-KINDS = {"none": 0, "route": 1, "ipsec": 2}
+KINDS = {"none": 0, "route": 1, "ipsec": 2, "socket": 4}
 
 
 def kinds_of(text):

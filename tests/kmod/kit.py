@@ -17,6 +17,7 @@ import ctypes
 import errno
 import mmap
 import os
+import re
 import select
 import signal
 import socket
@@ -180,6 +181,8 @@ class Net:
             sysctl(name, ipv6__auto_flowlabels=0)  # routes with next hop objects are not cached for packets with labels
         if self.conntracked:
             nft("r", "table inet t { chain f { type filter hook forward priority 0; ct state established accept; }; }")
+        # A carrier is told of late, and begins an epoch.
+        wait_until(lambda: len(re.findall("^r.@.* UP ", run("ip", "-n", "r", "-br", "link").stdout, re.M)) == len(LINKS), "carriers")
         if self.carrier != "none":
             self.config(*self.config_words)
         return self
