@@ -34,6 +34,8 @@ class Scenario:
     policies: str = ""  # 1,000 of IPsec that match nothing, each way (network.py, POLICIES)
     cipher: str = ""  # of the tunnel that packets leave by (network.py, CIPHERS), with a policy of its own
     inbound: bool = False  # they come by it instead
+    local: str = ""  # they are delivered here, to sockets of this kind (sockets.py)
+    sockets: int = 1  # that listen, of the same protocol
     rp_filter: int = 0
     accounting: int = 1  # as the daemon has it unless told otherwise; packets then touch a flow's extensions anyway
     burst: int = 0  # packets of one netif_receive_skb_list()
@@ -60,7 +62,10 @@ class Scenario:
 
     @property
     def hits(self):
-        """Of one round: all packets of known flows; of new ones those after the first two and the reply."""
+        """Of one round: all packets of known flows, but where the stack finds the socket before the route; of new ones those
+        after the first two and the reply."""
+        if self.local in ("tcp", "connected"):
+            return 0
         return max(0, self.length - 3) * self.flows if self.length else self.packets
 
 
@@ -108,6 +113,9 @@ SCENARIOS = (
              variants=FLOORLESS),
     Scenario("500,000 routes + 100 rules + 1,000 policies, 1,024 flows", routes=FULL, rules=100, policies="subnets",
              variants=(*STANDARD, "ctcache, 1 route"), limits=(Limit(1.08, 1.04, of="ctcache, 1 route"),)),
+    *(Scenario(f"local {name}, {sockets:,} socket{'s' * (sockets > 1)}, 1,024 flows", local=kind, sockets=sockets,
+               variants=FLOORLESS, limits=(Limit(1.00, 0.95),))
+      for kind, name in (("tcp", "TCP"), ("connected", "connected UDP"), ("udp", "UDP")) for sockets in (1, 10000)),
     new(1, 1.04, 1.02),
     new(4, 1.00, 0.96),
     new(16, 0.92, 0.88),

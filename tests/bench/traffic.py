@@ -13,6 +13,7 @@ MAC = {"in0": bytes.fromhex("02000000a001"), "out0": bytes.fromhex("02000000a002
 PEER = bytes.fromhex("02000000b001")
 BATCH = 64  # of inject.h
 SPI = 0x100
+HERE = bytes([192, 168, 1, 1])
 
 
 def checksum(data):
@@ -38,6 +39,14 @@ def in_esp(frame):
     padding = -(len(packet) + 2) % 4
     body = struct.pack("!II", SPI, 1) + packet + bytes(range(1, padding + 1)) + bytes([padding, 4])
     return frame[:14] + header4(len(body), 50, bytes([192, 168, 1, 2]), bytes([192, 168, 1, 1])) + body
+
+
+def frame4_tcp(link, source, sport, destination, dport):
+    """Acknowledges nothing (sockets.py)."""
+    segment = struct.pack("!HHIIBBHHH", sport, dport, 1, 1, 0x50, 0x10, 1024, 0, 0)
+    pseudo = source + destination + struct.pack("!HH", 6, len(segment))
+    segment = segment[:16] + struct.pack("!H", checksum(pseudo + segment)) + segment[18:]
+    return MAC[link] + PEER + b"\x08\0" + header4(len(segment), 6, source, destination) + segment
 
 
 def frame6(link, source, sport, destination, dport):
@@ -99,11 +108,12 @@ class Traffic:
         prefixes = make(max(scenario.routes, 2), chosen)
         self.routes = tuple(prefixes) if scenario.routes > 1 else ((0, 0),)
         flows = [self.flow(number, chosen, prefixes) for number in range(scenario.flows)]
-        frame = frame4 if scenario.family == 4 else frame6
+        frame = frame6 if scenario.family == 6 else frame4_tcp if scenario.local == "tcp" else frame4
         forth = [frame("in0", *flow) for flow in flows]
         if scenario.inbound:
             forth = [in_esp(one) for one in forth]
         back = [frame("out0", flow[2], flow[3], flow[0], flow[1]) for flow in flows]
+        self.flows = flows
         self.first, self.replies = Injector(forth), Injector(back)
         if scenario.length:
             forth = self.blocks(forth, back)
@@ -113,6 +123,10 @@ class Traffic:
         self.scattered = Injector(self.frames)
 
     def flow(self, number, chosen, prefixes):
+        if self.scenario.local:
+            source = 0x0A000000 | chosen.randrange(1, 1 << 24)
+            port = 53 if self.scenario.local == "udp" else 1024 + number
+            return source.to_bytes(4, "big"), 1024 + number, HERE, port
         address, length = chosen.choice(prefixes)
         bits = self.size * 8
         if self.scenario.family == 4:
