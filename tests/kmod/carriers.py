@@ -259,14 +259,19 @@ def answer_of(one):
             return -int.from_bytes(data[16:20], "little", signed=True)
 
 
+def need_failing(*slabs):
+    for slab in slabs:
+        try:
+            with open(f"/sys/kernel/slab/{slab}/failslab") as file:
+                if file.read().strip() != "1":
+                    raise Skip(f"not booted with slub_debug=A,{slab}")
+        except FileNotFoundError:
+            raise Skip("no fault injection in this kernel") from None
+
+
 def test_flow_without_memory():
     """No memory for the room in a new entry: it stays without."""
-    try:
-        with open("/sys/kernel/slab/kmalloc-128/failslab") as file:
-            if file.read().strip() != "1":
-                raise Skip("not booted with slub_debug=A,kmalloc-128")
-    except FileNotFoundError:
-        raise Skip("no fault injection in this kernel") from None
+    need_failing("kmalloc-128")
     with Net(carrier="act_ct") as net:
         delta = Delta()
         flows = [net.flow(4) for _ in range(5)]
@@ -276,6 +281,26 @@ def test_flow_without_memory():
         yes(delta.no_carrier >= 5, f"no_carrier: {delta.all()}")
         same([flow.lost for flow in flows], [0] * 5, "lost")
         net.flow(4).settle()
+
+
+def test_ipsec_without_memory():
+    """No memory for a route that says what policies have said: every packet asks them, none is lost."""
+    need_failing("ip_dst_cache", "ip6_dst_cache")
+    with Net() as net:
+        ip("r", "xfrm policy add src 0.0.0.0/0 dst 203.0.113.0/24 dir out action block\n"
+                "xfrm policy add src ::/0 dst 2001:db8::/48 dir out action block")
+        processors = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {0})  # whose routes the stack then has already
+        flows = net.flows()
+        delta = Delta()
+        with failing(cache_filter="Y", ignore_gfp_wait="Y", times=-1, probability=100):
+            ctc("flush")
+            for flow in flows:
+                flow.via("rb", 5)
+        os.sched_setaffinity(0, processors)
+        same((delta.hits, delta.learned), (0, 0), "hits, learned")
+        for flow in flows:
+            flow.settle()
 
 
 if __name__ == "__main__":
