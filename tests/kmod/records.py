@@ -11,7 +11,7 @@ import os
 import re
 
 import kit
-from carriers import FAILSLAB, FailNth, failing
+from carriers import FAILSLAB, FailNth, failing, one_processor
 from kit import Net, Skip, Traffic, conntrack, ctc, ip, nft, run, same, sysctl, wait_until, yes
 
 DEBUG = os.path.exists("/sys/kernel/debug/kmemleak")
@@ -371,7 +371,7 @@ def test_record_without_memory():
     """The flow goes on without, and has a record when there is memory again."""
     if not os.path.exists("/sys/kernel/slab/kmalloc-128/failslab"):
         raise Skip("no fault injection in this kernel")
-    with Net() as net, module("elephants", "port=9"):
+    with Net() as net, module("elephants", "port=9"), one_processor():
         flows = [net.flow(family).settle(hits=False) for family in (4, 6)]
         with failing(cache_filter="Y", ignore_gfp_wait="Y", times=-1, probability=100):
             with open("/sys/module/elephants/parameters/port", "w") as file:
