@@ -4,6 +4,7 @@ The module's own check (proof=1) corrects a wrong answer before anybody can see 
 runs without.
 """
 
+import errno
 import sys
 import time
 from pathlib import Path
@@ -16,8 +17,13 @@ MODES = {
     "act_ct": ["act_ct", "proof=1"],
     "labels": ["labels", "proof=1"],
     "unproved": ["act_ct"],
+    "labels-unproved": ["labels"],
 }
-EVENTS = ("fib4", "fib6", "rule", "nexthop", "address", "device", "sysctl")
+CASE_MODES = ("act_ct", "labels", "unproved")  # of cases that are written by hand
+CARRIER_MODES = (("act_ct", "unproved"), ("labels", "labels-unproved"))  # with each carrier, proved and not
+CAUSE = client.ENUM["cause"]
+EVENTS = [CAUSE[name] for name in ("fib4", "fib6", "rule", "nexthop", "address", "device", "sysctl")]
+SETTLED, WRAP = CAUSE["settled"], CAUSE["wrap"]
 PATIENCE = 20
 
 
@@ -26,28 +32,36 @@ class Cache:
 
     def __init__(self, mode):
         self.config = MODES[mode]
-        self.due = 0
+        self.due, self.wraps, self.gone = 0, 0, (0, 0, 0)
+        self.client = client.Client() if self.config else None
+        self.do("config")
+
+    def do(self, command, *words):
+        """A command of the client's; a configuration is that of the mode, and what `words` add to it."""
         if self.config:
-            client.run(["config", *self.config])
+            client.run([command, *(self.config if command == "config" else ()), *words])
 
     def stats(self):
         return client.MESSAGE(client.run(["stats"])[0])
 
     def epochs(self):
+        """Of events and of those that end them; asked around every change, so only these numbers are read."""
         if not self.config:
-            return 0, 0
-        epochs = self.stats()["epochs"]
-        return sum(epochs[name] for name in EVENTS), epochs["settled"]
+            return 0, 0, 0
+        answer = dict(client.attributes(self.client.ask(client.CMD["stats_get"])[0]))
+        epochs = {kind: client.number(value) for kind, value in client.attributes(answer[client.ATTR["epochs"]])}
+        return sum(epochs[kind] for kind in EVENTS), epochs[SETTLED], epochs[WRAP]
 
     def changed(self, before):
         """After a change; `before` is what epochs() said before it."""
         if self.epochs()[0] != before[0]:
-            self.due = before[1] + 1
+            self.due, self.wraps = before[1] + 1, before[2]
 
     def settle(self):
-        """Waits for the second epoch of the last change, after which flows learn for good."""
+        """Waits for the second epoch of the last change, after which flows learn for good; none is begun while a sweep is
+        under way because the epochs have wrapped."""
         deadline = time.monotonic() + PATIENCE
-        while self.epochs()[1] < self.due:
+        while (now := self.epochs())[1] < self.due and now[2] == self.wraps:
             if time.monotonic() > deadline:
                 raise TimeoutError("an event's second epoch never came")
             time.sleep(0.001)
@@ -57,8 +71,23 @@ class Cache:
         if not self.config:
             return 0, 0, 0
         stats = self.stats()["stats"]
-        return stats["hits"], stats["mismatches"], stats["proofs"]
+        return tuple(map(sum, zip(self.gone, (stats["hits"], stats["mismatches"], stats["proofs"]))))
 
     def off(self):
+        """It counts anew when it is configured again, and ends the last change's second epoch unheard."""
+        if self.config:
+            self.due, self.gone = 0, self.totals()
+            client.run(["config", "none"])
+
+    def wrap(self):
+        """Epochs end soon, unless they have just begun anew."""
+        try:
+            self.do("fault", "epoch=65530")
+        except client.Refused as error:
+            if error.errno != errno.EINVAL:
+                raise
+
+    def close(self):
         if self.config:
             client.run(["config", "none"])
+            self.client.socket.close()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from .cache import PATIENCE, Cache
 from .namespace import Namespace, check, libc, write_sysctl, write_sysfs
-from .packet import ETHERTYPE, FRAGMENT, TCP, Packet, ether
+from .packet import ESP, ETHERTYPE, FRAGMENT, TCP, Packet, ether, unpacked
 from .tools import Failed, Ip, Nft
 
 ETH_P_ALL, ETH_P_FENCE = 3, 0x88B5
@@ -142,7 +142,7 @@ class Network:
         with self.router:
             for name, value in ROUTER_SYSCTLS.items():
                 write_sysctl(name, value)
-            self.tools = self.run_ip, self.run_ip6, self.run_nft = Ip("-details"), Ip("-6"), Nft()
+            self.tools = self.run_ip, self.run_ip6, self.run_nft = Ip(self.router, "-details"), Ip(self.router, "-6"), Nft()
             self.run_nft(COUNTERS)
         self.mode, self.cache = mode, None
 
@@ -312,6 +312,8 @@ class Network:
             data[58:62] = struct.pack("!I", self.idents.setdefault(bytes(data[58:62]), len(self.idents)))
         if packet.version == 4 and packet.ip[0] > 0x45 and packet.ip[20] == 0x44:
             data[24:26], data[38:14 + (packet.ip[0] & 15) * 4] = b"\0\0", bytes((packet.ip[0] & 15) * 4 - 24)
+        if packet.protocol == ESP and packet.version == 4 and packet.data[8] >> 4 == 4 and not packet.fragment & 0x1FFF:
+            self.mask_inner(data, packet)
         if packet.source not in self.own:
             return bytes(data)
         if packet.version == 4:
@@ -324,6 +326,12 @@ class Network:
             data[at + 4:at + 8] = struct.pack("!I", (sequence - first) & 0xFFFFFFFF)
             data[at + 16:at + 18] = b"\0\0"
         return bytes(data)
+
+    def mask_inner(self, data, packet):
+        """Of a packet of the router's own in a tunnel that does not hide it."""
+        at = packet.frame.index(packet.data, 14) + 8
+        if unpacked(packet.data[20:24]) in self.own:
+            data[at + 4:at + 6] = data[at + 10:at + 12] = b"\0\0"
 
     # --- the end ---
 
@@ -338,7 +346,7 @@ class Network:
     def close(self):
         if self.cache:
             with self.router:
-                self.cache.off()
+                self.cache.close()
         check(libc.setns(self.home, 0))
         for host in self.hosts.values():
             host.wire.close()

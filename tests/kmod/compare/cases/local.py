@@ -28,6 +28,8 @@ class Echo:
     def open(self, transparent):
         opened = socket.socket(SOCKET_FAMILY[self.version], socket.SOCK_DGRAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self.version == 6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if transparent:
             opened.setsockopt(*TRANSPARENT[self.version], 1)
         return opened
