@@ -218,9 +218,13 @@ Result<SizingFacts> System::sizing_facts() const {
     return facts;
 }
 
-std::string System::cache_unavailable() const {
+bool System::module_loaded(std::string_view name) const {
     std::error_code ignored; // NOLINT(bugprone-unused-local-non-trivial-variable): absent is the answer, not an error
-    if (fs::exists(root_ / "sys/module/nf_ctcache", ignored)) return {};
+    return fs::exists(root_ / "sys/module" / name, ignored);
+}
+
+std::string System::cache_unavailable() const {
+    if (module_loaded("nf_ctcache")) return {};
     const auto text = read_file(root_ / "proc/sys/kernel/osrelease", max_line_bytes);
     const auto release = text ? trimmed(*text) : std::string_view{};
     if (release.empty() || release.find('/') != std::string_view::npos)

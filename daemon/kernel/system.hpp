@@ -24,6 +24,10 @@ public:
     // says); max, buckets, and whether this namespace may write them. `count` is left 0: ctnetlink tells.
     [[nodiscard]] Result<SizingFacts> sizing_facts() const;
 
+    // By /sys/module: a module, or a built-in one that has parameters.
+    [[nodiscard]] bool module_loaded(std::string_view name) const;
+    [[nodiscard]] const std::filesystem::path& root() const { return root_; }
+
     // Why the module cannot be used, as a sentence; empty when nf_ctcache is loaded.
     [[nodiscard]] std::string cache_unavailable() const;
 

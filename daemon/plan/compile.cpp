@@ -43,13 +43,14 @@ void adopt_directions(Policy& policy, ZoneTable& zones, Diagnostics& diagnostics
 } // namespace
 
 Compiled compile(std::span<const Source> sources, const ZoneTable& remembered, Diagnostics& diagnostics) {
-    Compiled compiled{.policy = parse_policy(sources, diagnostics), .ids = {}, .ruleset = {}};
+    Compiled compiled{.policy = parse_policy(sources, diagnostics), .ids = {}, .ruleset = {}, .cache = {}};
     if (!diagnostics.has_errors()) {
         compiled.ids = assign_zones(compiled.policy, remembered);
         adopt_directions(compiled.policy, compiled.ids.zones, diagnostics);
         std::ranges::copy(compiled.ids.zones, compiled.ids.remember.begin());
         const auto layers = plan_layers(compiled.policy, compiled.ids.zones, diagnostics);
         compiled.ruleset = build_ruleset(layers, compiled.ids.zones);
+        compiled.cache = plan_cache(compiled.policy, compiled.ids.zones);
     }
     diagnostics.sort();
     return compiled;

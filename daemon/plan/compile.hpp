@@ -4,6 +4,7 @@
 // the result.
 #pragma once
 
+#include "plan/cache.hpp"
 #include "plan/layers.hpp"
 #include "plan/ruleset.hpp"
 #include "plan/zones.hpp"
@@ -21,6 +22,7 @@ struct Compiled {
     Policy policy; // with the directions that its zones have
     ZoneAssignment ids;
     Ruleset ruleset;
+    CachePlan cache;
 };
 
 // Everything that is wrong goes to `diagnostics`, sorted; the result is meaningful only without errors.

@@ -493,6 +493,9 @@ void read_cache_kinds(Decoder& d, Id id, const Type& type, Zone& out) {
         else
             out.cache.*known->member = true;
     });
+    // The module's own rule (kmod/uapi/nf_ctcache.h): what it keeps of either hangs on a route that it keeps.
+    if ((out.cache.ipsec || out.cache.socket) && !out.cache.route)
+        d.error(id, fmt::format("{} can be cached only together with route", out.cache.ipsec ? "ipsec" : "socket"));
 }
 
 constexpr Key<Zone> zone_keys[] = {
