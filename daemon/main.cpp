@@ -6,10 +6,12 @@
 //     --check [PATH...]   errors and lints as file:line:col: severity: text; exit 0 clean, 1 warnings only, 2 errors
 //     --print             the zone ids and the nftables text that would be applied
 //     --diff              what would change in the running kernel
-//     --clear             removes the table that a stopped daemon left; live flows lose their zones
+//     --clear             removes the table that a stopped daemon left, and switches the cache off; live flows lose
+//                         their zones
 //
 // Exit codes otherwise: 0 done, 1 the system refused something, 2 the policy or the command line is wrong.
 #include "base/error.hpp"
+#include "kernel/cache.hpp"
 #include "kernel/config.hpp"
 #include "kernel/rtnl.hpp"
 #include "kernel/state.hpp"
@@ -135,7 +137,10 @@ int diff_policy(const Options& options) {
 int clear_table() {
     auto table = Table::open({}, false);
     const auto removed = table ? table->remove() : std::unexpected(table.error());
-    return removed ? done : give_up(removed.error());
+    if (!removed) return give_up(removed.error());
+    auto cache = Cache::open(System());
+    const auto cleared = cache ? cache->clear() : std::unexpected(cache.error());
+    return cleared ? done : give_up(cleared.error());
 }
 
 int run_daemon(const Options& options) {
@@ -174,7 +179,7 @@ int run(int argc, char** argv) {
         "--check", check, "report every error and lint of the policy (exit 0 clean, 1 warnings, 2 errors)");
     actions->add_flag("--print", print, "the zone ids and the nftables text that would be applied");
     actions->add_flag("--diff", diff, "what would change in the running kernel");
-    actions->add_flag("--clear", clear, "remove the table that a stopped daemon left");
+    actions->add_flag("--clear", clear, "remove the table that a stopped daemon left, and switch the cache off");
     actions->require_option(0, 1);
     app.add_option("path", paths, "files or folders for --check")->needs(check_flag);
     try {

@@ -1,5 +1,6 @@
 #include "manager.hpp"
 
+#include "kernel/rivals.hpp"
 #include "plan/build.hpp"
 
 #include <fcntl.h>
@@ -91,10 +92,13 @@ Result<Parts> open_parts(const Options& options) {
     if (!table) return std::unexpected(table.error());
     auto conntrack = Conntrack::open(System());
     if (!conntrack) return std::unexpected(conntrack.error());
+    auto cache = Cache::open(System());
+    if (!cache) return std::unexpected(cache.error());
     auto rtnl = Rtnl::open();
     if (!rtnl) return std::unexpected(rtnl.error());
     const bool store_socket = !was_stored && table->wants_store();
-    return Parts{std::move(*locked), std::move(*table), std::move(*conntrack), std::move(*rtnl), store_socket};
+    return Parts{std::move(*locked), std::move(*table), std::move(*conntrack),
+                 std::move(*cache),  std::move(*rtnl),  store_socket};
 }
 
 Manager::Manager(Options options, Parts parts)
@@ -147,6 +151,7 @@ Result<void> Manager::start() {
     }));
     sources_of_events_.push_back(event_.add_io(parts_.table.monitor(), EPOLLIN, [this](auto) { table_changed(); }));
     sources_of_events_.push_back(event_.add_io(parts_.rtnl.fd(), EPOLLIN, [this](auto) { links_changed(); }));
+    sources_of_events_.push_back(event_.add_io(parts_.cache.events(), EPOLLIN, [this](auto) { families_changed(); }));
     service_.emplace(event_, options_.bus,
                      Commands{.snapshot = [this]() -> const Snapshot& { return snapshot(); },
                               .reload = [this] { return reload(); },
@@ -195,10 +200,13 @@ Result<void> Manager::reload() {
 }
 
 Result<void> Manager::apply(Compiled compiled, const std::vector<Source>& sources, const Diagnostics& diagnostics) {
-    if (const std::string why = system_.cache_unavailable();
-        compiled.policy.cache.mode == CacheMode::required && !why.empty()) {
+    // First what may be refused; the module may know zones that the table does not have yet.
+    const CachePlan cache_before = parts_.cache.plan();
+    const auto cached = parts_.cache.apply(compiled.cache);
+    if (!cached) {
         ++counters_.reloads_refused;
-        set_reason("policy", fmt::format("the policy was not applied: cache.mode is `required`, but {}", why));
+        set_reason("policy",
+                   fmt::format("the policy was not applied: cache.mode is `required`, but {}", cached.error().text));
         publish();
         return std::unexpected(Failure{ENODEV, reasons_["policy"]});
     }
@@ -213,11 +221,13 @@ Result<void> Manager::apply(Compiled compiled, const std::vector<Source>& source
     if (!changes) {
         ++counters_.reloads_refused;
         set_reason("nftables", changes.error().text);
+        if (const auto back = parts_.cache.apply(cache_before); back) take("cache", *back);
         publish();
         return std::unexpected(changes.error());
     }
     for (const std::string& line : *changes) SPDLOG_INFO("nftables: {}", line);
     reasons_.erase("nftables");
+    take("cache", *cached);
     compiled_ = std::move(compiled);
     remembered_ = compiled_.ids.remember;
     ++generation_;
@@ -232,7 +242,7 @@ Result<void> Manager::apply(Compiled compiled, const std::vector<Source>& source
         warnings_.push_back(lints.to_text(entry));
         SPDLOG_WARN("{}", warnings_.back());
     }
-    take(parts_.conntrack.apply(compiled_.policy.conntrack));
+    take("conntrack", parts_.conntrack.apply(compiled_.policy.conntrack));
     SPDLOG_INFO("policy applied: {} zones, generation {}", compiled_.policy.zones.size(), generation_);
     schedule_tick();
     publish();
@@ -318,8 +328,23 @@ void Manager::links_changed() {
     publish();
 }
 
+void Manager::families_changed() {
+    const auto notes = parts_.cache.families_changed();
+    if (!notes) throw_errno(notes.error().error, notes.error().text);
+    take("cache", *notes);
+    publish();
+}
+
+void Manager::look_for_rivals() {
+    if (compiled_.cache.mode == CacheMode::off) return set_reason("rivals", "");
+    const auto rivals = find_rivals(system_);
+    set_reason("rivals", rivals ? *rivals : rivals.error().text);
+}
+
 void Manager::tick() {
-    take(parts_.conntrack.tick());
+    take("conntrack", parts_.conntrack.tick());
+    take("cache", parts_.cache.tick());
+    look_for_rivals();
     if (!state_saved_) remember();
     publish();
     schedule_tick();
@@ -346,9 +371,9 @@ int Manager::run() {
 
 // --- what is told ---
 
-void Manager::take(const Notes& notes) {
+void Manager::take(const char* part, const Notes& notes) {
     for (const std::string& line : notes.information) SPDLOG_INFO("{}", line);
-    set_reason("conntrack", fmt::format("{}", fmt::join(notes.problems, "; ")));
+    set_reason(part, fmt::format("{}", fmt::join(notes.problems, "; ")));
 }
 
 // Logged when it comes and when it goes, not while it lasts.
@@ -369,6 +394,7 @@ const Snapshot& Manager::snapshot() {
     const auto now = std::chrono::steady_clock::now();
     if (snapshot_time_ && now - *snapshot_time_ <= snapshot_age) return snapshot_;
     if (const auto table = parts_.table.observe(); !table) set_reason("nftables", table.error().text);
+    if (const auto cache = parts_.cache.look(); !cache) SPDLOG_WARN("{}", cache.error().text);
     renew_snapshot();
     snapshot_time_ = now;
     return snapshot_;
@@ -386,7 +412,7 @@ void Manager::renew_snapshot() {
                                .links = links_,
                                .warnings = warnings_,
                                .generation = generation_,
-                               .cache_unavailable = system_.cache_unavailable()});
+                               .cache = parts_.cache.view()});
     snapshot_time_.reset();
 }
 
@@ -410,11 +436,15 @@ Diagnostics Manager::check(std::string_view text) {
 
 Result<void> Manager::flush(const std::string& zone) {
     bool found = zone.empty();
+    if (zone.empty())
+        if (const auto done = parts_.cache.flush({}); !done) return done;
     for (const ZoneIdentity& identity : compiled_.ids.zones) {
         if (!zone.empty() && identity.name != zone) continue;
         found = true;
         const auto flushed = parts_.conntrack.flush_zone(identity.id);
         if (!flushed) return std::unexpected(flushed.error());
+        if (!zone.empty())
+            if (const auto done = parts_.cache.flush(identity.id); !done) return done;
         SPDLOG_INFO("zone {}: {} flows removed", identity.name, *flushed);
     }
     if (!found) return failure(ENOENT, fmt::format("zone {}", zone));

@@ -8,6 +8,7 @@
 #include "base/event.hpp"
 #include "base/path_watch.hpp"
 #include "bus/service.hpp"
+#include "kernel/cache.hpp"
 #include "kernel/config.hpp"
 #include "kernel/conntrack.hpp"
 #include "kernel/rtnl.hpp"
@@ -37,6 +38,7 @@ struct Parts {
     Fd lock;
     Table table;
     Conntrack conntrack;
+    Cache cache;
     Rtnl rtnl;
     bool store_socket = false; // the table's socket is new to the service manager's FD store
 };
@@ -70,11 +72,13 @@ private:
     void table_changed();
     void repair();
     void links_changed();
+    void families_changed();
+    void look_for_rivals();
     void tick();
     void schedule_tick();
 
     // --- what is told ---
-    void take(const Notes& notes);
+    void take(const char* part, const Notes& notes);
     void set_reason(const char* part, const std::string& reason);
     const Snapshot& snapshot();
     void renew_snapshot();

@@ -18,13 +18,22 @@ std::vector<std::string> cache_names(const CacheKinds& cache) {
     return names;
 }
 
+std::uint64_t value_of(const CacheCounters& counters, const char* name) {
+    const auto found = counters.find(name);
+    return found == counters.end() ? 0 : found->second;
+}
+
+void add_cache(Statistics& statistics, const CacheCounters& counters) {
+    for (const auto& [name, value] : counters) statistics.emplace("cache_" + name, value);
+}
+
 ZoneSnapshot make_zone(const Zone& zone, const ZoneIdentity& identity, const Facts& facts) {
     std::vector<std::string> items;
     items.reserve(zone.match.size());
     for (const Match& match : zone.match) items.push_back(to_text(match));
     const ZoneCount count = facts.zones.of(zone.name);
     ZoneLinks links = links_of(zone, facts.links);
-    return {
+    ZoneSnapshot snapshot{
         .name = zone.name,
         .id = identity.id,
         .direction = std::string(to_string(identity.direction)),
@@ -35,12 +44,14 @@ ZoneSnapshot make_zone(const Zone& zone, const ZoneIdentity& identity, const Fac
         .flow_class = zone.flow_class,
         .statistics = {
             {"flows", count.flows}, {"packets", count.packets}, {"bytes", count.bytes}, {"elements", count.elements}}};
+    if (const auto cached = facts.cache.zones.find(identity.id); cached != facts.cache.zones.end())
+        add_cache(snapshot.statistics, cached->second);
+    return snapshot;
 }
 
 } // namespace
 
 Snapshot make_snapshot(const Facts& facts) {
-    const CacheSettings& cache = facts.compiled.policy.cache;
     const ConntrackState& conntrack = facts.conntrack;
     Snapshot snapshot{.version = CTCACHED_VERSION,
                       .degraded = {},
@@ -49,9 +60,10 @@ Snapshot make_snapshot(const Facts& facts) {
                       .conntrack_max = conntrack.max,
                       .conntrack_buckets = conntrack.facts.buckets,
                       .pressure = conntrack.pressure,
-                      .cache_state = cache.mode == CacheMode::off ? "off" : "unavailable",
-                      .cache_reason = cache.mode == CacheMode::off ? "cache.mode is off" : facts.cache_unavailable,
-                      .cache_capacity = cache.decisions,
+                      .cache_state = facts.cache.state,
+                      .cache_reason = facts.cache.reason,
+                      .cache_decisions = value_of(facts.cache.totals, "decisions"),
+                      .cache_capacity = facts.compiled.policy.cache.decisions,
                       .statistics = {{"daemon_reloads", facts.daemon.reloads},
                                      {"daemon_reloads_refused", facts.daemon.reloads_refused},
                                      {"daemon_table_repairs", facts.daemon.table_repairs}},
@@ -69,6 +81,7 @@ Snapshot make_snapshot(const Facts& facts) {
                       .zones = {}};
     for (const auto& [part, reason] : facts.degraded) snapshot.degraded.push_back(reason);
     for (const auto& [name, value] : conntrack.counters) snapshot.statistics.emplace("conntrack_" + name, value);
+    add_cache(snapshot.statistics, facts.cache.totals);
     for (std::size_t z = 0; z < facts.compiled.policy.zones.size(); ++z)
         snapshot.zones.push_back(make_zone(facts.compiled.policy.zones[z], facts.compiled.ids.zones[z], facts));
     return snapshot;

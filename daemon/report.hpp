@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bus/snapshot.hpp"
+#include "kernel/cache.hpp"
 #include "kernel/conntrack.hpp"
 #include "plan/compile.hpp"
 #include "plan/counters.hpp"
@@ -31,7 +32,7 @@ struct Facts {
     std::span<const std::string> links;
     std::span<const std::string> warnings;
     std::uint64_t generation = 0;
-    std::string cache_unavailable; // why; empty: the module is there
+    const CacheView& cache;
 };
 
 [[nodiscard]] Snapshot make_snapshot(const Facts& facts);
