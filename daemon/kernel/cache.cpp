@@ -117,20 +117,19 @@ Notes Cache::notes() const {
     return notes;
 }
 
-Notes Cache::configure_again(std::string why) {
+Notes Cache::configure_again(std::string_view why) {
     const auto carrier = configure(plan_);
-    if (carrier) {
-        problem_.clear();
-        view_.state = "active";
-        view_.reason.clear();
-        why += fmt::format("; configured again, carrier {}, generation {}", name_of(*carrier), generation_);
-    } else {
+    if (!carrier) {
         lose(carrier.error().text);
         problem_ = carrier.error().text;
+        return notes();
     }
-    auto done = notes();
-    done.information.push_back("nf_ctcache: " + std::move(why));
-    return done;
+    problem_.clear();
+    view_.state = "active";
+    view_.reason.clear();
+    return {.information = {fmt::format("nf_ctcache: {}; configured again, carrier {}, generation {}", why,
+                                        name_of(*carrier), generation_)},
+            .problems = {}};
 }
 
 Result<CacheStatus> Cache::status() {
@@ -157,6 +156,7 @@ Notes Cache::tick() {
         return configure_again(
             fmt::format("somebody else configured it (generation {}, ours was {})", now->generation, generation_));
     if (view_.state != "active") return configure_again("it had refused the configuration before");
+    problem_.clear();
     return notes();
 }
 

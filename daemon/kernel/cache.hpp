@@ -54,7 +54,7 @@ private:
     [[nodiscard]] Result<Carrier> configure(const CachePlan& plan);
     [[nodiscard]] Result<void> send(const CachePlan& plan, Carrier carrier);
     [[nodiscard]] Result<CacheStatus> status();
-    [[nodiscard]] Notes configure_again(std::string why);
+    [[nodiscard]] Notes configure_again(std::string_view why);
     [[nodiscard]] Notes notes() const;
     void lose(std::string reason);
 
