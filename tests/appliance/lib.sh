@@ -1,0 +1,76 @@
+# What the scripts have in common that run inside the appliance (tests/vm/appliance): hosts around the router, which is
+# the machine itself, their traffic, and checks.
+#
+#   lan 10.1.0.2 --lan0-+-wan0-- wan 10.2.0.2, and behind it, by an IPsec tunnel only, site 10.3.0.2; the same over IPv6,
+#                                fd00:NET::2
+# shellcheck shell=bash disable=SC2034
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+failures=0
+
+title() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+good() { printf '  ok    %s\n' "$*"; }
+bad() { printf '  FAIL  %s\n' "$*"; failures=$((failures + 1)); }
+check() { # TEXT COMMAND...
+    local text=$1
+    shift
+    if "$@"; then good "$text"; else bad "$text"; fi
+}
+until_so() { # COMMAND...: within a minute
+    local end=$((SECONDS + 60))
+    until "$@"; do ((SECONDS < end)) || return 1; done
+}
+show() { printf '\n$ %s\n' "$*"; "$@"; }
+
+lan() { ip netns exec lan "$@"; }
+wan() { ip netns exec wan "$@"; }
+
+cable() { # HOST NET: the router's port HOST0
+    ip netns add "$1"
+    ip link add "${1}0" type veth peer name eth0 netns "$1"
+    ip addr add "10.$2.0.1/24" dev "${1}0"
+    ip addr add "fd00:$2::1/64" dev "${1}0" nodad
+    ip link set "${1}0" up
+    ip -n "$1" link set lo up
+    ip -n "$1" addr add "10.$2.0.2/24" dev eth0
+    ip -n "$1" addr add "fd00:$2::2/64" dev eth0 nodad
+    ip -n "$1" link set eth0 up
+    ip -n "$1" route add default via "10.$2.0.1"
+    ip -n "$1" route add default via "fd00:$2::1"
+}
+
+# Both ends of the tunnel between the router and wan: state and policy for 10.1.0.0/24 <-> 10.3.0.0/24.
+key=0x6b65796b65796b65796b65796b65796b73616c74
+tunnel() {
+    local state="mode tunnel aead rfc4106(gcm(aes)) $key 128"
+    wan ip addr add 10.3.0.2/32 dev lo
+    ip xfrm state add src 10.2.0.1 dst 10.2.0.2 proto esp spi 0x101 reqid 1 $state
+    ip xfrm state add src 10.2.0.2 dst 10.2.0.1 proto esp spi 0x102 reqid 1 $state
+    wan ip xfrm state add src 10.2.0.1 dst 10.2.0.2 proto esp spi 0x101 reqid 1 $state
+    wan ip xfrm state add src 10.2.0.2 dst 10.2.0.1 proto esp spi 0x102 reqid 1 $state
+    ip route add 10.3.0.0/24 via 10.2.0.2
+    ip xfrm policy add src 10.1.0.0/24 dst 10.3.0.0/24 dir out tmpl src 10.2.0.1 dst 10.2.0.2 proto esp reqid 1 mode tunnel
+    ip xfrm policy add src 10.3.0.0/24 dst 10.1.0.0/24 dir fwd tmpl src 10.2.0.2 dst 10.2.0.1 proto esp reqid 1 mode tunnel
+    wan ip xfrm policy add src 10.3.0.0/24 dst 10.1.0.0/24 dir out tmpl src 10.2.0.2 dst 10.2.0.1 proto esp reqid 1 mode tunnel
+    wan ip xfrm policy add src 10.1.0.0/24 dst 10.3.0.0/24 dir in tmpl src 10.2.0.1 dst 10.2.0.2 proto esp reqid 1 mode tunnel
+}
+
+# The wires, and a server on every port that the scripts ask.
+network() {
+    sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+    cable lan 1
+    cable wan 2
+    tunnel
+    local port
+    for port in "$@"; do
+        wan python3 "$here/traffic.py" serve "$port" &
+        until_so wan bash -c ": >/dev/tcp/127.0.0.1/$port" 2>/dev/null
+    done
+}
+ask() { lan python3 "$here/traffic.py" ask "$@"; } # PROTOCOL ADDRESS PORT NUMBER
+
+# --- the daemon on D-Bus ---
+
+manager() { busctl --json=short get-property org.ctcached1 /org/ctcached1 org.ctcached1.Manager "$1" | sed 's/^{"type":"[^"]*","data"://; s/}$//'; }
+statistic() { # NAME: of Statistics
+    manager Statistics | grep -oE "\"$1\":[0-9]+" | cut -d: -f2
+}
