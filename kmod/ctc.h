@@ -3,7 +3,8 @@
  * What the parts of the module share.
  *
  * A *flow* is a direction of a conntrack entry and holds a 32-bit *number* (carrier.c): the index
- * of a *decision* (decision.c) and the *epoch* of its network namespace in which it was learned.
+ * of a *decision* (decision.c) and the *epoch* of its network namespace in which it was learned;
+ * or, if a socket here receives the direction, a hint where to look for it (socket.c).
  * A decision is what the slow path found (route.c) for an input device, mark, DSCP and zone;
  * flows share it, and it alone holds references. Whatever could change any decision starts a new
  * epoch (notify.c), which voids every number at once and gives the references back. Hooks
@@ -21,19 +22,22 @@
 #include <linux/hash.h>
 #include <linux/mutex.h>
 #include <linux/netfilter.h>
+#include <linux/netfilter_bridge.h>
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
 #include <net/ip.h>
 #include <net/netlink.h>
 #include <net/net_namespace.h>
 #include <net/netfilter/nf_conntrack.h>
+#include <net/netfilter/nf_conntrack_zones.h>
 
 #include "compat.h"
 #include "uapi/nf_ctcache.h"
 
 #define CTC_EPOCH_SHIFT 16
-#define CTC_EPOCH_MAX	0xffff
+#define CTC_EPOCH_MAX	0x7fff
 #define CTC_INDEX_MASK	0xffff
+#define CTC_HINT	0x80000000 /* the rest of the number is a hint (socket.c) */
 #define CTC_KINDS	(CTCACHE_KIND_ROUTE | CTCACHE_KIND_IPSEC | CTCACHE_KIND_SOCKET)
 
 /* carrier.c: two numbers, by direction (enum ip_conntrack_dir). */
@@ -364,11 +368,39 @@ static __always_inline enum ctcache_miss ctc_route_valid(const struct ctc_net *c
 }
 
 /* socket.c */
-bool ctc_socket_first(struct net *net, const struct sk_buff *skb, u8 family, bool udp);
+bool ctc_socket_asked(const struct net *net, const struct sk_buff *skb, u8 family);
+bool ctc_socket_first(struct net *net, const struct sk_buff *skb, u8 family);
+u32 ctc_socket_hint(struct net *net, const struct sk_buff *skb, const struct nf_conn *ct,
+		    enum ip_conntrack_dir dir, u8 family);
+void ctc_socket_prove(struct ctc_net *cn, const struct sk_buff *skb, u32 hint, u8 family);
 bool ctc_socket_owner(struct net *net, const struct nf_conn *ct, enum ip_conntrack_dir dir,
 		      int ifindex, u64 *inode, u32 *uid);
 
 /* hooks.c */
+/*
+ * Not: bridged (br_netfilter), with a dst or socket already (loopback, tunnel metadata, TPROXY),
+ * not for us on the link.
+ */
+static __always_inline bool ctc_fresh(const struct sk_buff *skb)
+{
+	return !skb_dst(skb) && !skb->sk && skb->pkt_type == PACKET_HOST &&
+	       !nf_bridge_info_exists(skb);
+}
+
+static inline u32 ctc_slot(const struct ctc_config *config, const struct nf_conn *ct)
+{
+	return config->slot_of[nf_ct_zone(ct)->id];
+}
+
+/*
+ * Under RCU. Slots of another configuration may be beyond this one's. Packets come with bottom
+ * halves off, but for those that NFQUEUE gives back: they may count on a CPU that they leave.
+ */
+static inline struct ctc_counters *ctc_zone_count(const struct ctc_config *config, u32 slot)
+{
+	return &config->counters[raw_smp_processor_id()][slot < config->nr_zones ? slot : 0];
+}
+
 int ctc_hooks_register(struct ctc_net *cn);
 void ctc_hooks_unregister(struct ctc_net *cn);
 
@@ -413,6 +445,15 @@ void ctc_totals(struct ctc_net *cn, u64 *stat, u64 *miss);
 static inline void ctc_count(struct ctc_net *cn, enum ctcache_stat what)
 {
 	this_cpu_inc(cn->cpu->stat[what]);
+}
+
+/* Whether it is the turn of a packet to be proved, which is one in @every on this CPU. */
+static inline bool ctc_proof_due(struct ctc_net *cn, u32 every)
+{
+	if (this_cpu_inc_return(cn->cpu->since_proof) < every)
+		return false;
+	this_cpu_write(cn->cpu->since_proof, 0);
+	return true;
 }
 
 /* netlink.c */

@@ -8,7 +8,7 @@
  * so slots need not be cleared; their references are given back when the epoch ends, and the
  * memory behind them lives on until readers have left their RCU sections.
  *
- * Numbers are exact as long as 16 bits do not wrap. Before they do, the epoch becomes 0, nothing
+ * Numbers are exact as long as 15 bits do not wrap. Before they do, the epoch becomes 0, nothing
  * hits, and a sweep (sweep.c) clears every number of the namespace.
  */
 #include <net/dst.h>

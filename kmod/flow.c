@@ -232,6 +232,7 @@ static bool ctc_flow_wanted(struct ctc_net *cn, const struct nf_conn *ct,
 {
 	const struct ctc_flow *flow;
 	struct ctc_decision d;
+	u32 number;
 	int dir;
 
 	if (filter->zone != CTC_ALL_ZONES && nf_ct_zone(ct)->id != filter->zone)
@@ -241,9 +242,11 @@ static bool ctc_flow_wanted(struct ctc_net *cn, const struct nf_conn *ct,
 	if (!filter->cached)
 		return true;
 	flow = ctc_flow_find(ct, ctc_config(cn)->carrier);
-	for (dir = 0; flow && dir < IP_CT_DIR_MAX; dir++)
-		if (ctc_decision_read(cn, READ_ONCE(flow->number[dir]), &d))
+	for (dir = 0; flow && dir < IP_CT_DIR_MAX; dir++) {
+		number = READ_ONCE(flow->number[dir]);
+		if (number & CTC_HINT || ctc_decision_read(cn, number, &d))
 			return true;
+	}
 	return false;
 }
 

@@ -8,8 +8,9 @@
  * hook looks the packet up as the stack would do next, and learns what it finds: so the epoch under
  * which it learns was read before the lookup, and nothing has to be remembered until a later hook.
  * The answer stays with the packet, which costs it no second lookup; where the stack would have
- * found a socket first (socket.c), it is taken away again, and the flow is left to the stack until
- * the next epoch: its number says so by index 0, which no decision has.
+ * found a socket first (socket.c), it is taken away again, and the flow learns where that was.
+ * Where sockets are not cached, the flow is left to the stack until the next epoch: its number says
+ * so by index 0, which no decision has.
  */
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6.h>
@@ -18,12 +19,11 @@
 #include <net/ip.h>
 #include <net/ipv6.h>
 #include <net/l3mdev.h>
-#include <linux/netfilter_bridge.h>
 #include <net/netfilter/nf_conntrack.h>
-#include <net/netfilter/nf_conntrack_zones.h>
 #include <net/xfrm.h>
 
 #include "ctc.h"
+#include "socket.h"
 
 #define CTC_DSCP_MASK 0xfc
 
@@ -33,20 +33,6 @@ struct ctc_hit {
 	u16 zone;
 	u16 flags;
 };
-
-static u32 ctc_slot(const struct ctc_config *config, const struct nf_conn *ct)
-{
-	return config->slot_of[nf_ct_zone(ct)->id];
-}
-
-/*
- * Under RCU. Slots of another configuration may be beyond this one's. Packets come with bottom
- * halves off, but for those that NFQUEUE gives back: they may count on a CPU that they leave.
- */
-static struct ctc_counters *ctc_zone_count(const struct ctc_config *config, u32 slot)
-{
-	return &config->counters[raw_smp_processor_id()][slot < config->nr_zones ? slot : 0];
-}
 
 /*
  * The input device of the lookup when layer 3 masters (VRF) are involved, or 0: the packet of a
@@ -63,15 +49,14 @@ static noinline u32 ctc_l3mdev_iif(const struct sk_buff *skb, u8 family)
 
 /*
  * Whether the packet is of the kind whose lookup depends on its key and its flow alone; makes the
- * key if so. Not: bridged (br_netfilter), on a VRF's slave, with a dst or socket already (loopback,
- * tunnel metadata, TPROXY), not for us on the link, with options or extension headers.
+ * key if so. Not: on a VRF's slave, with options or extension headers.
  */
 static __always_inline bool ctc_fit(const struct ctc_net *cn, const struct sk_buff *skb,
 				    const struct nf_conn *ct, u8 family, struct ctc_key *key)
 {
 	const struct net_device *dev = skb->dev;
 
-	if (skb_dst(skb) || skb->sk || skb->pkt_type != PACKET_HOST || nf_bridge_info_exists(skb))
+	if (!ctc_fresh(skb))
 		return false;
 	/* No rp_filter then, and other answers of policies. */
 	if (secpath_exists(skb))
@@ -166,7 +151,7 @@ static __always_inline enum ctcache_miss ctc_lookup(struct ctc_net *cn, const st
 	miss = ctc_route_valid(cn, skb, d, family);
 	if (unlikely(miss))
 		return miss;
-	if (unlikely(d->key.local) && ctc_socket_first(cn->net, skb, family, true))
+	if (unlikely(d->key.local) && ctc_socket_first(cn->net, skb, family))
 		return CTCACHE_MISS_SOCKET;
 	hit->dst = d->dst;
 	hit->zone = d->key.zone;
@@ -216,20 +201,13 @@ static noinline void ctc_prove(struct ctc_net *cn, struct sk_buff *skb, const st
 	ctc_count(cn, CTCACHE_STAT_PROOFS);
 	if (!ctc_decision_read(cn, number, &d) || ctc_proved(cn, skb, ct, dir, &d, family))
 		return;
-	/* Unless there was a change between the two. */
-	if (ctc_epoch(cn, family) != number >> CTC_EPOCH_SHIFT)
+	/* Unless there was a change between the two, or the lookup ended what had expired. */
+	if (ctc_epoch(cn, family) != number >> CTC_EPOCH_SHIFT ||
+	    ctc_route_valid(cn, skb, &d, family))
 		return;
 	ctc_count(cn, CTCACHE_STAT_MISMATCHES);
 	pr_warn_once("a cached route differs from a new lookup (input %u, mark %#x)\n",
 		     skb->dev->ifindex, skb->mark);
-}
-
-static bool ctc_proof_due(struct ctc_net *cn, u32 every)
-{
-	if (this_cpu_inc_return(cn->cpu->since_proof) < every)
-		return false;
-	this_cpu_write(cn->cpu->since_proof, 0);
-	return true;
 }
 
 /* A packet of a new flow: gives its entry room for the numbers, if its zone caches such flows. */
@@ -274,11 +252,15 @@ static int ctc_learn(struct ctc_net *cn, struct sk_buff *skb, const struct nf_co
 		return 0;
 	}
 	keep = ctc_route_found(cn, skb, key);
-	if (key->local &&
-	    ctc_socket_first(cn->net, skb, key->family, kinds & CTCACHE_KIND_SOCKET)) {
-		skb_dst_drop(skb);
-		*learned = epoch << CTC_EPOCH_SHIFT;
-		return 0;
+	if (key->local && ctc_socket_asked(cn->net, skb, key->family)) {
+		*learned = kinds & CTCACHE_KIND_SOCKET
+				   ? ctc_socket_hint(cn->net, skb, ct, dir, key->family)
+				   : epoch << CTC_EPOCH_SHIFT;
+		/* Of TCP without a socket yet (SYN cookies), the next packet may find one. */
+		if (*learned || nf_ct_protonum(ct) == IPPROTO_TCP) {
+			skb_dst_drop(skb);
+			return 0;
+		}
 	}
 	if (!keep) {
 		ctc_count(cn, CTCACHE_STAT_REFUSED);
@@ -308,10 +290,8 @@ static noinline unsigned int ctc_missed(struct ctc_net *cn, struct sk_buff *skb,
 	struct ctc_counters *count = ctc_zone_count(config, key.zone);
 	u32 learned = 0, kinds = config->zone[key.zone].kinds;
 
-	if (miss == CTCACHE_MISS_SOCKET)
-		learned = epoch << CTC_EPOCH_SHIFT;
-	else if (!ctc_fit(cn, skb, ct, family, &key) ||
-		 (key.input & CTC_INPUT_SECURED && !ctc_ipsec_state(skb)))
+	if (!ctc_fit(cn, skb, ct, family, &key) ||
+	    (key.input & CTC_INPUT_SECURED && !ctc_ipsec_state(skb)))
 		miss = CTCACHE_MISS_UNFIT;
 	else if (!ctc_addressed(skb, ct, dir, family))
 		miss = CTCACHE_MISS_ADDRESS;
@@ -320,13 +300,13 @@ static noinline unsigned int ctc_missed(struct ctc_net *cn, struct sk_buff *skb,
 	if (miss == CTCACHE_MISS_UNFIT || miss == CTCACHE_MISS_ADDRESS ||
 	    !(kinds & CTCACHE_KIND_ROUTE))
 		return NF_ACCEPT;
-	if (!learned && ctc_learn(cn, skb, ct, dir, epoch, kinds, &key, &learned)) {
+	if (ctc_learn(cn, skb, ct, dir, epoch, kinds, &key, &learned)) {
 		ctc_ipsec_drop(cn->net, skb, family);
 		return NF_STOLEN;
 	}
 	if (learned && READ_ONCE(flow->number[dir]) != learned)
 		WRITE_ONCE(flow->number[dir], learned);
-	if (learned & CTC_INDEX_MASK)
+	if (learned & (CTC_HINT | CTC_INDEX_MASK))
 		count->learned++;
 	return NF_ACCEPT;
 }
@@ -366,6 +346,10 @@ static __always_inline unsigned int ctc_pre_routing(struct ctc_net *cn, struct s
 	if (!flow)
 		return NF_ACCEPT;
 	number = READ_ONCE(flow->number[dir]);
+	if (number & CTC_HINT)
+		return ctc_demux(cn, config, skb, ct, number, family)
+			       ? NF_ACCEPT
+			       : ctc_missed(cn, skb, flow, CTCACHE_MISS_SOCKET, family);
 	miss = ctc_lookup(cn, skb, ct, dir, family, number, epoch, &hit);
 	if (unlikely(miss)) {
 		if (miss != CTCACHE_MISS_SOCKET || number & CTC_INDEX_MASK)
@@ -396,10 +380,7 @@ static unsigned int ctc_pre_routing6(void *priv, struct sk_buff *skb,
 	return ctc_pre_routing(priv, skb, AF_INET6);
 }
 
-/*
- * A packet of a program or tunnel on this machine. Only what answers come to an unconnected socket
- * is cached, so TCP needs no room.
- */
+/* A packet of a program or tunnel on this machine: what answers comes to its socket. */
 static unsigned int ctc_local_out(void *priv, struct sk_buff *skb,
 				  const struct nf_hook_state *state)
 {
@@ -407,7 +388,7 @@ static unsigned int ctc_local_out(void *priv, struct sk_buff *skb,
 	struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
 
 	if (ct && ctinfo == IP_CT_NEW && !nf_ct_is_confirmed(ct) &&
-	    nf_ct_protonum(ct) != IPPROTO_TCP && !(state->out->flags & IFF_LOOPBACK))
+	    !(state->out->flags & IFF_LOOPBACK))
 		ctc_new_flow(priv, ct, CTCACHE_KIND_SOCKET);
 	return NF_ACCEPT;
 }

@@ -5,77 +5,49 @@
  * The stack looks for the socket first (early demux, ip_rcv_finish_core(), ip6_rcv_finish_core())
  * and takes the route from it. It finds those of TCP, and of UDP the connected ones; what goes to
  * an unconnected UDP socket (DNS, WireGuard, VXLAN) costs it that question and a route lookup.
- * Only the latter is cached. Of a socket nothing is kept: no event tells that one was connected,
- * bound or closed, and the answer is one probe of a hash table, which is what comparing a stored
- * one with the packet would cost. So the stack's own question is asked here, of its own table, and
- * where it has an answer, the packet is left to the stack.
+ *
+ * Of a socket nothing is kept: no event tells that one was connected, bound or closed. What is kept
+ * is where the stack would look: a *hint*, the hash of the flow's addresses and ports, which a flow
+ * has in place of a number. The hook looks there by the stack's own rules, so a socket that comes,
+ * goes or is replaced is seen at once, and a wrong hint finds nothing. What it saves is the hashing
+ * and the way there. For unconnected sockets the route is cached; a connected one that came later
+ * is what the stack would take first, so the place is looked at there, too.
+ *
+ * Contexts: as the hooks. References: the packet owns the one on its TCP socket, as after early
+ * demux. UDP sockets are freed after a grace period (SOCK_RCU_FREE), so it borrows them as newer
+ * kernels do, and so do packets to which a BPF program has assigned one: skb_steal_sock() and
+ * nf_queue() know of it by sock_pfree(). The dst is the socket's, borrowed, too.
  */
-#include <net/inet6_hashtables.h>
-#include <net/inet_hashtables.h>
-#include <net/ip.h>
-#include <net/ipv6.h>
-#include <net/l3mdev.h>
-#include <net/netfilter/nf_conntrack.h>
-#include <net/tcp.h>
-#include <net/udp.h>
+#include "socket.h"
 
-#include "ctc.h"
-
-/* As __udp4_lib_demux_lookup() and its brother do it: the first in its slot, or none. */
-static bool ctc_udp_connected(struct net *net, const struct sk_buff *skb, u8 family)
+static u32 ctc_udp_hint(const struct sk_buff *skb, const struct ctc_wanted *wanted)
 {
-	const struct udp_table *table = ctc_udp_table(net);
-	const struct hlist_head *slot;
-	const struct udphdr *header;
-	struct udphdr copy;
-	__portpair ports;
-	struct sock *sk;
-	u32 hash;
-
-	header = skb_header_pointer(skb, skb_transport_offset(skb), sizeof(copy), &copy);
-	if (!header)
-		return true;
-	ports = INET_COMBINED_PORTS(header->source, ntohs(header->dest));
-	if (family == AF_INET)
-		hash = ipv4_portaddr_hash(net, ip_hdr(skb)->daddr, ntohs(header->dest));
 #if CTC_IPV6
-	else
-		hash = ipv6_portaddr_hash(net, &ipv6_hdr(skb)->daddr, ntohs(header->dest));
+	if (wanted->family == AF_INET6)
+		return ipv6_portaddr_hash(wanted->net, &ipv6_hdr(skb)->daddr, wanted->port);
 #endif
-	slot = &table->hash2[hash & table->mask].head;
-	sk = hlist_entry_safe(rcu_dereference(hlist_first_rcu(slot)), struct sock,
-			      __sk_common.skc_portaddr_node);
-	if (!sk)
-		return false;
-	if (family == AF_INET) {
-		INET_ADDR_COOKIE(addresses, ip_hdr(skb)->saddr, ip_hdr(skb)->daddr);
+	return ipv4_portaddr_hash(wanted->net, ip_hdr(skb)->daddr, wanted->port);
+}
 
-		return inet_match(net, sk, addresses, ports, skb->dev->ifindex, inet_sdif(skb));
-	}
-#if CTC_IPV6
-	return sk->sk_state == TCP_ESTABLISHED &&
-	       inet6_match(net, sk, &ipv6_hdr(skb)->saddr, &ipv6_hdr(skb)->daddr, ports,
-			   skb->dev->ifindex, inet6_sdif(skb));
-#else
-	return true;
-#endif
+/* Whether the stack looks for a socket before it looks for the route. */
+bool ctc_socket_asked(const struct net *net, const struct sk_buff *skb, u8 family)
+{
+	return ctc_demuxed(net, ctc_protocol(skb, family));
 }
 
 /*
  * Whether the stack would ask for the socket of a packet that is delivered here before its route,
- * and find one; with TCP, and unless @udp, whether it would ask. Under RCU.
+ * and find one; with TCP, whether it would ask. Under RCU.
  */
-bool ctc_socket_first(struct net *net, const struct sk_buff *skb, u8 family, bool udp)
+bool ctc_socket_first(struct net *net, const struct sk_buff *skb, u8 family)
 {
-	u8 protocol = family == AF_INET ? ip_hdr(skb)->protocol : ipv6_hdr(skb)->nexthdr;
+	u8 protocol = ctc_protocol(skb, family);
+	struct ctc_wanted wanted;
 
-	if (!READ_ONCE(net->ipv4.sysctl_ip_early_demux))
+	if (!ctc_demuxed(net, protocol))
 		return false;
-	if (protocol == IPPROTO_TCP)
-		return READ_ONCE(net->ipv4.sysctl_tcp_early_demux);
-	if (protocol != IPPROTO_UDP || !READ_ONCE(net->ipv4.sysctl_udp_early_demux))
-		return false;
-	return !udp || ctc_udp_connected(net, skb, family);
+	return protocol == IPPROTO_TCP || !ctc_wanted(net, skb, family, protocol, &wanted) ||
+	       ctc_udp_at(skb, ctc_udp_hint(skb, &wanted), &wanted);
 }
 
 /* What the tuples of one direction say of the packets that arrive. */
@@ -85,6 +57,20 @@ struct ctc_ends {
 	int dif, sdif;
 };
 
+static struct ctc_ends ctc_ends(const struct nf_conn *ct, enum ip_conntrack_dir dir, int dif,
+				int sdif)
+{
+	return (struct ctc_ends){
+		.source = &ct->tuplehash[dir].tuple.src.u3,
+		.destination = &ct->tuplehash[!dir].tuple.src.u3,
+		.sport = ct->tuplehash[dir].tuple.src.u.all,
+		.dport = ct->tuplehash[!dir].tuple.src.u.all,
+		.dif = dif,
+		.sdif = sdif,
+	};
+}
+
+/* With a reference. */
 static struct sock *ctc_tcp_socket(struct net *net, const struct ctc_ends *at, u8 family)
 {
 	struct inet_hashinfo *table = net->ipv4.tcp_death_row.hashinfo;
@@ -100,6 +86,64 @@ static struct sock *ctc_tcp_socket(struct net *net, const struct ctc_ends *at, u
 #else
 	return NULL;
 #endif
+}
+
+/* Where the stack finds a socket before it looks for the route, or 0: none. Under RCU. */
+u32 ctc_socket_hint(struct net *net, const struct sk_buff *skb, const struct nf_conn *ct,
+		    enum ip_conntrack_dir dir, u8 family)
+{
+	u8 protocol = nf_ct_protonum(ct);
+	struct ctc_wanted wanted;
+	struct ctc_ends at;
+	struct sock *sk;
+	u32 hint;
+
+	if (!ctc_wanted(net, skb, family, protocol, &wanted))
+		return 0;
+	if (protocol == IPPROTO_UDP) {
+		hint = ctc_udp_hint(skb, &wanted) | CTC_HINT;
+		return ctc_udp_at(skb, hint, &wanted) ? hint : 0;
+	}
+	at = ctc_ends(ct, dir, wanted.dif, wanted.sdif);
+	sk = ctc_tcp_socket(net, &at, family);
+	if (!sk)
+		return 0;
+	hint = sk->sk_hash | CTC_HINT;
+	sock_gen_put(sk);
+	return hint;
+}
+
+/*
+ * Whether the hint leads to no other socket than the stack would find. Where it leads is read
+ * again if they differ: sockets may have come and gone.
+ */
+static bool ctc_socket_proved(struct net *net, const struct sk_buff *skb, u32 hint, u8 family)
+{
+	enum ip_conntrack_info ctinfo;
+	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
+	u8 protocol = nf_ct_protonum(ct);
+	struct ctc_wanted wanted;
+	struct sock *sk;
+
+	if (ctc_socket_hint(net, skb, ct, CTINFO2DIR(ctinfo), family) == hint ||
+	    !ctc_wanted(net, skb, family, protocol, &wanted))
+		return true;
+	if (protocol == IPPROTO_UDP)
+		return !ctc_udp_at(skb, hint, &wanted);
+	sk = ctc_tcp_at(skb, hint, &wanted);
+	if (sk)
+		sock_gen_put(sk);
+	return !sk;
+}
+
+/* Proof mode: the packet is left to the stack, which asks itself. */
+void ctc_socket_prove(struct ctc_net *cn, const struct sk_buff *skb, u32 hint, u8 family)
+{
+	ctc_count(cn, CTCACHE_STAT_PROOFS);
+	if (ctc_socket_proved(cn->net, skb, hint, family))
+		return;
+	ctc_count(cn, CTCACHE_STAT_MISMATCHES);
+	pr_warn_once("a flow's hint leads to another socket than a new lookup\n");
 }
 
 /* Without a reference. */
@@ -126,17 +170,9 @@ static struct sock *ctc_udp_socket(struct net *net, const struct ctc_ends *at, u
 bool ctc_socket_owner(struct net *net, const struct nf_conn *ct, enum ip_conntrack_dir dir,
 		      int ifindex, u64 *inode, u32 *uid)
 {
-	const struct nf_conntrack_tuple *own = &ct->tuplehash[dir].tuple;
-	const struct nf_conntrack_tuple *opposite = &ct->tuplehash[!dir].tuple;
 	int master = ifindex ? l3mdev_master_ifindex_by_index(net, ifindex) : 0;
-	struct ctc_ends at = {
-		.source = &own->src.u3,
-		.destination = &opposite->src.u3,
-		.sport = own->src.u.all,
-		.dport = opposite->src.u.all,
-		.dif = master ?: ifindex,
-		.sdif = master && master != ifindex ? ifindex : 0,
-	};
+	struct ctc_ends at =
+		ctc_ends(ct, dir, master ?: ifindex, master && master != ifindex ? ifindex : 0);
 	u8 family = nf_ct_l3num(ct), protocol = nf_ct_protonum(ct);
 	struct sock *sk;
 	bool found;

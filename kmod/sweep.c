@@ -3,7 +3,7 @@
  * The sweep: clears the numbers in a namespace's conntrack entries.
  *
  * It is needed where numbers could be taken for something else: before the first epoch (a former
- * life of the module may have left some), when the 16 bits of the epochs are used up, when the
+ * life of the module may have left some), when the 15 bits of the epochs are used up, when the
  * carrier goes to somebody else, and to flush one zone. Nothing is learned meanwhile (the epoch
  * is 0), except in the last case, where a flow that learns behind the sweep's back has just been
  * looked up. Entries that are not in the table are unconfirmed, and have no number, or dying, and

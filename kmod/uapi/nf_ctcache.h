@@ -64,8 +64,8 @@ enum ctcache_state {
 /* what IPsec's policies say of forwarded packets; only together with routes */
 #define CTCACHE_KIND_IPSEC	0x2
 /*
- * routes of what is delivered to UDP sockets that are not connected; only together with routes.
- * Without it that is left to the stack, as TCP and connected UDP are, unless
+ * where the sockets of TCP and connected UDP are, and the routes of what is delivered to other UDP
+ * sockets; only together with routes. Without it that is left to the stack, unless
  * net.ipv4.ip_early_demux is off
  */
 #define CTCACHE_KIND_SOCKET	0x4
@@ -219,7 +219,7 @@ enum ctcache_miss {
 	/* the kernel gave the route up: path MTU, redirect, expiry */
 	CTCACHE_MISS_OBSOLETE,
 	CTCACHE_MISS_MULTIPATH,		/* a choice that depends on more than the flow */
-	/* delivered here, where the stack finds the socket first (ip_early_demux) */
+	/* delivered here, where the stack finds a socket first (ip_early_demux), or another one */
 	CTCACHE_MISS_SOCKET,
 	CTCACHE_MISS_IPSEC,		/* came by another state than before, or by none */
 	__CTCACHE_MISS_MAX,

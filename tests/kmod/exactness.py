@@ -97,7 +97,7 @@ def test_slots_again():
 
 def wrap():
     """Goes to the end of the epochs and beyond."""
-    ctc("fault", "epoch=65532")
+    ctc("fault", "epoch=32764")
     sweeps, wraps = kit.stat("sweeps"), kit.stat("epoch_wrap")
     wait_until(lambda: event() or kit.stat("epoch_wrap") > wraps, "the wrap")
     wait_until(lambda: state() == "active", "the end of the sweep")
@@ -111,13 +111,13 @@ def wrapped(carrier):
         for flow in (left, right):
             flow.settle(hits=False)
         quiet()
-        ctc("fault", "epoch=65530")
+        ctc("fault", "epoch=32762")
         left.via("rb", 2)
         old = number(left)
-        same(old >> 16, 65530, "epoch of what was learned")
+        same(old >> 16, 32762, "epoch of what was learned")
         wrap()
         # The same epoch again, in which the slot is the other flow's.
-        ctc("fault", "epoch=65530")
+        ctc("fault", "epoch=32762")
         right.via("rc", 2)
         same(number(right), old, "number of the other flow")
         left.via("rb", 3)
@@ -149,7 +149,7 @@ def test_config_while_sweeping():
     """A configuration at the very end of the epochs."""
     with Net() as net:
         left, right = flow_to(net, "rb", 11).settle(), flow_to(net, "rc", 12).settle()
-        for epoch in (65534, 65535):
+        for epoch in (32766, 32767):
             quiet()
             ctc("fault", f"epoch={epoch}")
             left.via("rb", 2)

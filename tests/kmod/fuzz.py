@@ -54,7 +54,7 @@ def corpus(flow):
         (CMD["decision_get"], [], True),
         (CMD["flush"], [], False),
         (CMD["flush"], [(ATTR["zone_id"], b"\1\0")], False),
-        (CMD["fault"], [(ATTR["epoch"], struct.pack("=I", 65534))], False),
+        (CMD["fault"], [(ATTR["epoch"], struct.pack("=I", 32766))], False),
     ]
 
 

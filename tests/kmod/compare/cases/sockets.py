@@ -13,7 +13,7 @@ from ..flow import Flow
 from ..packet import ACK, FIN, RST, SYN
 from .devices import vrf_of
 from .forwarding import VERSIONS
-from .local import SOCKET_FAMILY
+from .local import SOCKET_FAMILY, queue_in
 from .routing import again
 
 SO_ATTACH_REUSEPORT_CBPF = 51
@@ -167,35 +167,122 @@ def udp_vrf(net):
             program.close()
 
 
-@case(hits=False)
+@case()
+def udp_queued(net):
+    """What a connected socket receives waits in NFQUEUE before it gets there."""
+    a, b = net.build("ab")
+    for version in VERSIONS:
+        connected = Program(net, version, "connected", a.router[version], peer=(a.address[version], 4000))
+        flow = Flow(net, a, a.router[version]).warm()
+        queue_in(net, "input", 0, version)
+        flow.forth(6)
+        net.nft(f"delete table inet queue{version}")
+        again(net, flow)
+        connected.close()
+        again(net, flow)
+
+
+class Connection:
+    """A TCP connection of a host to a program on the router, which listens on `device`."""
+
+    def __init__(self, net, host, version, device=None):
+        self.net = net
+        with net.router:
+            self.listener = socket.socket(SOCKET_FAMILY[version], socket.SOCK_STREAM)
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if device:
+                self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+            self.listener.bind(("", 5000))
+            self.listener.listen()
+        self.flow = Flow(net, host, host.router[version], "tcp")
+
+    def open(self):
+        answer = self.flow.forth(data=b"", flags=SYN)
+        self.flow.sequence[1] = int.from_bytes(answer[0][1].data[4:8], "big") + 1
+        self.flow.forth(data=b"")
+        self.socket, _ = self.listener.accept()
+
+    def ask(self, count=1):
+        for _ in range(count):
+            self.flow.forth(data=b"a request ")
+            self.net.note("accepted", repr(self.socket.recv(100)))
+
+    def reset(self):
+        self.flow.forth(data=b"", flags=RST | ACK)
+        self.socket.close()
+        self.listener.close()
+
+
+def unhurried(net, host, *more):
+    """Nothing by a clock: every segment is acknowledged at once, and none is sent again."""
+    net.ip(*(f"route add {host.address[version]} dev {device} rto_min 60s quickack 1 {table}" for version in VERSIONS
+             for device, table in (("ra", ""), *more)))
+
+
+@case()
+def tcp_sockets(net):
+    """Connections that stay, while early demultiplexing, routes and rules change; another one on the same ports."""
+    a, b = net.build("ab")
+    net.chain("inet seen", "input", 0, "tcp dport 5000 meta skuid 0 counter", "tcp dport 5000 counter")
+    unhurried(net, a)
+    for version in VERSIONS:
+        for _ in range(2):
+            connection = Connection(net, a, version)
+            connection.open()
+            connection.ask(6)
+            for name in ("tcp_early_demux", "ip_early_demux"):
+                for early in (0, 1):
+                    net.sysctl(f"net.ipv4.{name}", early)
+                    connection.ask(4)
+            refresh(net, version)
+            connection.ask(4)
+            net.chain("inet match", "prerouting", -150, "tcp dport 5000 socket transparent 0 counter")
+            connection.ask(3)
+            net.nft("delete table inet match")
+            connection.ask(3)
+            connection.reset()
+            net.first_sequence.clear()
+
+
+@case(needs=["vrf"])
+def tcp_vrf(net):
+    """Connections to programs of a VRF, and of none, which hears VRFs by a sysctl."""
+    a, b = net.build("ab")
+    vrf_of(net, "red", 100, a, b)
+    unhurried(net, a, ("ra", "table 100"))
+    for version in VERSIONS:
+        for device in ("red", None):
+            net.sysctl("net.ipv4.tcp_l3mdev_accept", int(not device))
+            connection = Connection(net, a, version, device)
+            connection.open()
+            connection.ask(6)
+            refresh(net, version)
+            connection.ask(4)
+            connection.reset()
+            net.first_sequence.clear()
+
+
+@case()
 def tcp_again(net):
     """A connection's own end after the other: TIME_WAIT, what comes late, the same ports again, SYN cookies."""
     a, b = net.build("ab")
     net.chain("inet seen", "input", 0, "tcp dport 5000 meta skuid 0 counter", "tcp dport 5000 counter")
-    net.ip(*(f"route add {a.address[version]} dev ra rto_min 60s quickack 1" for version in VERSIONS))
+    unhurried(net, a)
     for version in VERSIONS:
-        with net.router:
-            listener = socket.create_server(("", 5000), family=SOCKET_FAMILY[version])
-        flow = Flow(net, a, a.router[version], "tcp")
+        connection = Connection(net, a, version)
+        flow = connection.flow
         for cookies in (1, 2):
             net.sysctl("net.ipv4.tcp_syncookies", cookies)
             net.first_sequence.clear()
-            answer = flow.forth(data=b"", flags=SYN)
-            flow.sequence[1] = int.from_bytes(answer[0][1].data[4:8], "big") + 1
-            flow.forth(data=b"")
-            accepted, _ = listener.accept()
-            for _ in range(4):
-                flow.forth(data=b"a request ")
-                net.note("accepted", repr(accepted.recv(100)))
+            connection.open()
+            connection.ask(4)
             refresh(net, version)
-            flow.forth(data=b"another one ")
-            net.note("accepted", repr(accepted.recv(100)))
-            accepted.close()
+            connection.ask()
+            connection.socket.close()
             net.collect("the program closes")
             flow.sequence[1] += 1
             flow.forth(data=b"", flags=FIN | ACK)
             flow.forth(2, data=b"")
             flow.forth(data=b"late")
             flow.sequence[0] += 100000
-        flow.forth(data=b"", flags=RST | ACK)
-        listener.close()
+        connection.reset()
