@@ -144,7 +144,7 @@ class Generator:
     def special(self):
         pick = self.random
         kind = self.one("size", "size", "size", "ttl", "tos", "tos", "from", "tcp", "cut", "error", "options", "label", *(
-            ["esp"] * 4 if "ipsec" in self.themes and not self.vrf else []),
+            ["esp"] * 4 if "ipsec" in self.themes else []),
             *(["pmtu"] * 4 if "mtu" in self.themes else []))
         value = {
             "size": lambda: pick.choice((0, 1, 100, 1200, 1250, 1340, 1400, 1430)),

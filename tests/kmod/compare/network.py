@@ -25,7 +25,7 @@ from .tools import Failed, Ip, Nft
 
 ETH_P_ALL, ETH_P_FENCE = 3, 0x88B5
 SOL_PACKET, PACKET_IGNORE_OUTGOING, SO_ATTACH_FILTER = 263, 23, 26
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8913, 0x8914, 1, 0x40
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 SIOCETHTOOL, ETHTOOL_STSO, ETHTOOL_SGRO = 0x8946, 0x1F, 0x2C
 IFA_F_TENTATIVE = 0x40
 
@@ -174,10 +174,11 @@ class Network:
         return found
 
     def runs(self, port):
-        """Whether the port is up and has its carrier, as the whole stack has been told: the flag changes first, the news
-        goes round later (linkwatch_do_dev, net/core/link_watch.c), and whoever sets flags waits for the end of that."""
-        with self.router:
-            return bool(interface_flags(port, set_anyway=True) & IFF_RUNNING)
+        """Whether the port is up and has its carrier, as the whole stack has been told: the carrier comes first, and until
+        the news has gone round (linkwatch_do_dev, net/core/link_watch.c) the port drops all that it is to send, and says
+        to nobody that it does. The flags do not tell: a new port runs by them until the first news of it. Whoever asks
+        for a link waits for the end of news that are under way."""
+        return " state UP " in self.run_ip(f"link show dev {port}")
 
     def addresses_ready(self):
         with self.router, open("/proc/net/if_inet6", encoding="ascii") as file:
@@ -358,16 +359,6 @@ class Network:
         os.close(self.home)
 
 
-def interface_flags(interface, change=lambda flags: flags, set_anyway=False):
-    """Those of an interface of the namespace that we are in; sets them if `change` gives others, which takes the RTNL."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        request = fcntl.ioctl(any_socket, SIOCGIFFLAGS, struct.pack("16s24x", interface.encode()))
-        flags = struct.unpack_from("H", request, 16)[0]
-        if set_anyway or change(flags) != flags:
-            fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", interface.encode(), change(flags)))
-    return flags
-
-
 def ethtool(interface, command, value):
     data = ctypes.create_string_buffer(struct.pack("II", command, value), 8)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
@@ -375,7 +366,12 @@ def ethtool(interface, command, value):
 
 
 def set_up(interface, up):
-    interface_flags(interface, lambda flags: flags | IFF_UP if up else flags & ~IFF_UP)
+    """In the namespace that we are in."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = fcntl.ioctl(any_socket, SIOCGIFFLAGS, struct.pack("16s24x", interface.encode()))
+        flags = struct.unpack_from("H", request, 16)[0]
+        flags = flags | IFF_UP if up else flags & ~IFF_UP
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", interface.encode(), flags))
 
 
 def conntrack_entries():
