@@ -62,10 +62,7 @@ class Scenario:
 
     @property
     def hits(self):
-        """Of one round: all packets of known flows, but where the stack finds the socket before the route; of new ones those
-        after the first two and the reply."""
-        if self.local in ("tcp", "connected"):
-            return 0
+        """Of one round: all packets of known flows; of new ones those after the first two and the reply."""
         return max(0, self.length - 3) * self.flows if self.length else self.packets
 
 
