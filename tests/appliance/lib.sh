@@ -15,10 +15,15 @@ check() { # TEXT COMMAND...
     shift
     if "$@"; then good "$text"; else bad "$text"; fi
 }
-until_so() { # COMMAND...: within a minute
-    local end=$((SECONDS + 60))
+until_so() { # COMMAND...: within two minutes
+    local end=$((SECONDS + 120))
     until "$@"; do ((SECONDS < end)) || return 1; done
 }
+within() { # MS-BEFORE: how long ago
+    local now=$EPOCHREALTIME
+    echo $((${now/./} / 1000 - $1))
+}
+now_ms() { within 0; }
 show() { printf '\n$ %s\n' "$*"; "$@"; }
 
 lan() { ip netns exec lan "$@"; }
@@ -68,9 +73,24 @@ network() {
 }
 ask() { lan python3 "$here/traffic.py" ask "$@"; } # PROTOCOL ADDRESS PORT NUMBER
 
+# Traffic that goes on while something happens, and what it says of itself in the end.
+declare -A ongoing
+begin() { # NAME WORDS...: of traffic.py
+    ip netns exec lan python3 "$here/traffic.py" "${@:2}" >"/tmp/$1.said" &
+    ongoing[$1]=$!
+}
+end() { # NAME TEXT
+    kill -TERM "${ongoing[$1]}" 2>/dev/null
+    if wait "${ongoing[$1]}"; then good "$2: $(<"/tmp/$1.said")"; else bad "$2: $(<"/tmp/$1.said")"; fi
+    unset "ongoing[$1]"
+}
+
 # --- the daemon on D-Bus ---
 
 manager() { busctl --json=short get-property org.ctcached1 /org/ctcached1 org.ctcached1.Manager "$1" | sed 's/^{"type":"[^"]*","data"://; s/}$//'; }
-statistic() { # NAME: of Statistics
-    manager Statistics | grep -oE "\"$1\":[0-9]+" | cut -d: -f2
+number_of() { grep -oE "\"$1\":[0-9]+" | cut -d: -f2; }
+statistic() { manager Statistics | number_of "$1"; } # NAME
+zone() { # ZONE NAME: of the zone's Statistics
+    busctl --json=short get-property org.ctcached1 "/org/ctcached1/zone/$1" org.ctcached1.Zone Statistics | number_of "$2"
 }
+active() { [[ $(manager CacheState) == '"active"' ]]; }
