@@ -4,8 +4,9 @@
  * moment when lookups see it.
  *
  * The kernel tells its notifiers before it publishes a change. This one has the priority of
- * nf_ctcache's and is registered after it, so it is called next, and spins. Loaded from inside the
- * network namespace in question.
+ * nf_ctcache's and is registered after it, so it is called next, and spins while `held`, at most
+ * LIMIT_MS: some of these events come with bottom halves off. Loaded from inside the network
+ * namespace in question.
  */
 #include <linux/delay.h>
 #include <linux/module.h>
@@ -14,8 +15,10 @@
 #include <net/fib_notifier.h>
 #include <net/net_namespace.h>
 
-static unsigned int milliseconds = 200;
-module_param(milliseconds, uint, 0600);
+#define LIMIT_MS	10000 /* below what calls a processor stuck, 20 s */
+
+static bool held;
+module_param(held, bool, 0600);
 
 static unsigned int calls;
 module_param(calls, uint, 0400);
@@ -25,11 +28,14 @@ static bool ready;
 
 static int late_event(struct notifier_block *nb, unsigned long event, void *data)
 {
+	unsigned int ms;
+
 	/* Registering replays what is there. */
-	if (ready) {
-		calls++;
-		mdelay(milliseconds);
-	}
+	if (!ready)
+		return NOTIFY_DONE;
+	WRITE_ONCE(calls, calls + 1);
+	for (ms = 0; READ_ONCE(held) && ms < LIMIT_MS; ms++)
+		mdelay(1);
 	return NOTIFY_DONE;
 }
 
