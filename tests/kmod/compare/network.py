@@ -49,13 +49,17 @@ ROUTER_SYSCTLS = {
 }
 # Of the whole machine: errors about routes that say no have a limit of their own.
 MACHINE_SYSCTLS = {"net.ipv4.route.error_cost": 0}
+# The router's own reports as a listener, sent by a timer, end before a policy could have them wrapped.
+LISTENERS = """chain listeners { type filter hook output priority -400;
+icmpv6 type { mld-listener-report, mld-listener-done, mld2-listener-report } drop; }
+"""
 # What conntrack tracks (not: multicast listeners) is counted wherever it passes. This is also what makes conntrack work
 # at all in the namespace.
 COUNTERS = "table inet count {\n" + "".join(
     f"chain {hook} {{ type filter hook {hook} priority {priority}; "
     "ct state established counter; ct state new counter; ct state related counter; ct state invalid counter; }\n"
     for hook, priority in (("prerouting", -150), ("input", 10), ("forward", 10), ("output", 10), ("postrouting", 90))
-) + "}"
+) + LISTENERS + "}"
 
 
 class Host:
