@@ -94,3 +94,12 @@ zone() { # ZONE NAME: of the zone's Statistics
     busctl --json=short get-property org.ctcached1 "/org/ctcached1/zone/$1" org.ctcached1.Zone Statistics | number_of "$2"
 }
 active() { [[ $(manager CacheState) == '"active"' ]]; }
+hits_grow() { # within a minute, by traffic
+    local before
+    before=$(statistic cache_hits)
+    until_so eval 'ask udp 10.2.0.2 5000 20 >/dev/null && (($(statistic cache_hits) > before))'
+}
+
+# --- packages ---
+
+apt() { apt-get -q -y -o Dpkg::Options::=--force-confold "$@" >/tmp/apt 2>&1 || { tail -20 /tmp/apt; false; }; }
