@@ -20,7 +20,7 @@ from pathlib import Path
 
 from .cache import PATIENCE, Cache
 from .namespace import Namespace, check, libc, write_sysctl, write_sysfs
-from .packet import ESP, ETHERTYPE, FRAGMENT, TCP, Packet, ether, unpacked
+from .packet import ESP, ETHERTYPE, FRAGMENT, ICMP, TCP, Packet, ether, unpacked
 from .tools import Failed, Ip, Nft
 
 ETH_P_ALL, ETH_P_FENCE = 3, 0x88B5
@@ -317,7 +317,7 @@ class Network:
             data[58:62] = struct.pack("!I", self.idents.setdefault(bytes(data[58:62]), len(self.idents)))
         if packet.version == 4 and packet.ip[0] > 0x45 and packet.ip[20] == 0x44:
             data[24:26], data[38:14 + (packet.ip[0] & 15) * 4] = b"\0\0", bytes((packet.ip[0] & 15) * 4 - 24)
-        if packet.protocol == ESP and packet.version == 4 and packet.data[8] >> 4 == 4 and not packet.fragment & 0x1FFF:
+        if packet.version == 4 and not packet.fragment & 0x1FFF and (packet.protocol == ESP or packet.is_icmp_error()):
             self.mask_inner(data, packet)
         if packet.source not in self.own:
             return bytes(data)
@@ -333,10 +333,13 @@ class Network:
         return bytes(data)
 
     def mask_inner(self, data, packet):
-        """Of a packet of the router's own in a tunnel that does not hide it."""
+        """Of a packet of the router's own in a tunnel that does not hide it, or in an error that quotes it."""
         at = packet.frame.index(packet.data, 14) + 8
-        if unpacked(packet.data[20:24]) in self.own:
-            data[at + 4:at + 6] = data[at + 10:at + 12] = b"\0\0"
+        if len(packet.data) < 28 or data[at] >> 4 != 4 or unpacked(bytes(data[at + 12:at + 16])) not in self.own:
+            return
+        data[at + 4:at + 6] = data[at + 10:at + 12] = b"\0\0"
+        if packet.protocol == ICMP:
+            data[at - 6:at - 4] = b"\0\0"
 
     # --- the end ---
 
