@@ -17,7 +17,7 @@ goes_on() {
     rm -rf "$work/policy.yaml"
     policy <<<"${good/80/8080}"
     daemon_reload
-    shows 8080 router nft list table inet ctcached
+    wait_until 20 shows 8080 router nft list table inet ctcached
 }
 refused_policy() { # TEXT PATTERN: applied to a running daemon
     started
