@@ -8,8 +8,8 @@
 // A batch is one datagram and one transaction: a process that is killed while it sends either has sent all of it or
 // nothing, and there is nothing to clean up after it.
 //
-// A dump is consistent when the ruleset's generation is the same before and behind it; the kernel itself says so in
-// NLM_F_DUMP_INTR as well. Otherwise it is repeated, a bounded number of times.
+// A dump is consistent when the ruleset's generation is the same before and behind it, no part of it has
+// NLM_F_DUMP_INTR, and no element came twice. Otherwise it is repeated, a bounded number of times.
 #include "kernel/nft.hpp"
 
 #include "kernel/netlink.hpp"
@@ -194,7 +194,7 @@ Result<std::optional<ObservedTable>> NftSocket::dump() {
     for (const auto& set : table->ruleset.sets) names.push_back(set.name);
     for (const auto& name : names)
         if (auto read = query(NftQuery::elements, name, sink); !read) return std::unexpected(read.error());
-    sort(*table);
+    if (auto sorted = sort(*table); !sorted) return std::unexpected(sorted.error());
     return table;
 }
 
@@ -254,11 +254,10 @@ Result<std::vector<Element>> NftSocket::elements(const std::string& set) {
     for (int attempt = 1;; ++attempt) {
         table->ruleset.sets.front().elements.clear();
         auto read = query(NftQuery::elements, set, sink);
-        if (read) break;
+        if (read) read = sort(*table);
+        if (read) return std::move(table->ruleset.sets.front().elements);
         if (read.error().error != EINTR || attempt == attempts) return std::unexpected(read.error());
     }
-    sort(*table);
-    return std::move(table->ruleset.sets.front().elements);
 }
 
 bool NftSocket::probe(AddTable flags) {

@@ -48,8 +48,10 @@ enum class NftQuery { generation, table, chains, rules, sets, elements };
 
 // Takes what is about our table into `table`; other messages are passed over. EBADMSG for a malformed one.
 [[nodiscard]] Result<void> decode_into(std::optional<ObservedTable>& table, std::span<const char> messages);
-// Puts sets, chains and elements into the order that Ruleset promises.
-void sort(ObservedTable& table);
+// Puts sets, chains and elements into the order that Ruleset promises. EINTR when an element came twice: a dump goes on
+// by the count of what it told, and a hash set that is still growing into more buckets has another order each time
+// (net/netfilter/nft_set_hash.c, nft_rhash_walk). Then others are missing, and no generation tells.
+[[nodiscard]] Result<void> sort(ObservedTable& table);
 [[nodiscard]] std::optional<std::uint32_t> decode_generation(std::span<const char> messages);
 
 // What nft(8) reads to list a set as `typeof`; empty when a field of Set::type_of is not known here.

@@ -307,10 +307,15 @@ Result<void> decode_into(std::optional<ObservedTable>& table, std::span<const ch
     return {};
 }
 
-void sort(ObservedTable& table) {
+Result<void> sort(ObservedTable& table) {
     std::ranges::sort(table.ruleset.sets, {}, &Set::name);
     std::ranges::sort(table.ruleset.chains, {}, &Chain::name);
-    for (auto& set : table.ruleset.sets) std::ranges::sort(set.elements);
+    for (auto& set : table.ruleset.sets) {
+        std::ranges::sort(set.elements);
+        if (std::ranges::adjacent_find(set.elements) != set.elements.end())
+            return failure(EINTR, fmt::format("nftables: read elements of {}: one of them came twice", set.name));
+    }
+    return {};
 }
 
 std::optional<std::uint32_t> decode_generation(std::span<const char> messages) {

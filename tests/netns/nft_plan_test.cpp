@@ -98,6 +98,18 @@ TEST_CASE_FIXTURE(Namespace, "one more port is one more element") {
     CHECK(reach(*socket, plan("  - { name: a, match: [{ protocol: tcp, ports: [80, 8080] }] }\n")) == 1);
 }
 
+TEST_CASE_FIXTURE(Namespace, "a map that is still growing is read whole") {
+    auto socket = NftSocket::open();
+    REQUIRE_MESSAGE(socket, socket.error().text);
+    const auto large = plan("  - { name: a, match: [{ protocol: [tcp, udp], ports: [1-1000] }] }\n");
+    const auto small = plan("  - { name: a, match: [{ mark: 5 }] }\n");
+    for (int i = 0; i < 40; ++i) {
+        reach(*socket, large);
+        CHECK(reach(*socket, large) == 0);
+        reach(*socket, small);
+    }
+}
+
 int main(int argc, char** argv) {
     if (::geteuid() != 0 || ::unshare(CLONE_NEWNET) != 0) {
         std::puts("skipped: needs root");

@@ -41,7 +41,7 @@ ObservedTable decode(const std::string& bytes) {
     auto taken = decode_into(table, bytes);
     REQUIRE_MESSAGE(taken, taken.error().text);
     REQUIRE(table);
-    sort(*table);
+    REQUIRE(sort(*table));
     return std::move(*table);
 }
 
@@ -325,6 +325,17 @@ TEST_CASE("expressions that only resemble ours are foreign") {
                                                   {NFTNL_EXPR_BYTEORDER_LEN, 4},
                                                   {NFTNL_EXPR_BYTEORDER_SIZE, 4}}))));
     CHECK(round_trip("counter", [](nftnl_expr*) {}) == Expression(Foreign{"counter"}));
+}
+
+TEST_CASE("a dump that has an element twice is torn") {
+    ObservedTable table;
+    auto& elements = table.ruleset.sets.emplace_back().elements;
+    elements = {{.key = "\2"}, {.key = "\1"}, {.key = "\1", .interval_end = true}};
+    CHECK(sort(table));
+    elements.push_back({.key = "\2", .packets = 1});
+    auto sorted = sort(table);
+    REQUIRE_FALSE(sorted);
+    CHECK(sorted.error().error == EINTR);
 }
 
 TEST_CASE("cut or broken bytes are refused, never misread") {
