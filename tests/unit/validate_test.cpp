@@ -138,7 +138,7 @@ TEST_CASE("no policy that passes loses a reply") {
     std::mt19937 random(1);
     int sound = 0;
     int refused = 0;
-    for (int i = 0; i < 20'000; ++i) {
+    for (int i = 0; i < 5'000; ++i) {
         const Policy policy = random_policy(random);
         Diagnostics diagnostics;
         if (!validate_directions(policy, diagnostics)) {
@@ -151,8 +151,8 @@ TEST_CASE("no policy that passes loses a reply") {
             break;
         }
     }
-    CHECK(sound > 1000);
-    CHECK(refused > 1000);
+    CHECK(sound > 500);
+    CHECK(refused > 500);
 }
 
 TEST_CASE("a both zone may match by protocol, mark and interfaces only") {
