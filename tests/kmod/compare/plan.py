@@ -140,8 +140,10 @@ class Player:
 
     def do_send(self, _, words):
         """Packets of one host are gathered until there is one of another. What IPsec decrypts waits in a queue of its own,
-        so nothing in the clear is sent at once with it: who overtakes whom is a matter of time."""
-        sender, waiting = None, []
+        so nothing in the clear is sent at once with it: who overtakes whom is a matter of time. Nor are both directions
+        of a flow: GRO turns the order of what it holds round, and TCP's window does not take what is acknowledged before
+        it came."""
+        sender, waiting, ways = None, [], {}
         for word in words:
             number, way, special = PACKET.fullmatch(word).groups()
             flow = self.flows.get(FIRST_PORT + int(number))
@@ -149,11 +151,12 @@ class Player:
             made = flow and self.packet(flow, BACK if way == "<" else FORTH, values)
             if not made:
                 continue
-            if waiting and sender != (made[0], "esp" in values):
+            if waiting and (sender != (made[0], "esp" in values) or ways.get(number, way) != way):
                 self.emit(sender[0], waiting)
-                waiting = []
+                waiting, ways = [], {}
             sender = made[0], "esp" in values
             waiting += made[1]
+            ways[number] = way
         if waiting:
             self.emit(sender[0], waiting)
 

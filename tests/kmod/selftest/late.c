@@ -9,6 +9,7 @@
  * namespace in question.
  */
 #include <linux/delay.h>
+#include <linux/jiffies.h>
 #include <linux/module.h>
 #include <linux/nsproxy.h>
 #include <linux/sched.h>
@@ -28,13 +29,13 @@ static bool ready;
 
 static int late_event(struct notifier_block *nb, unsigned long event, void *data)
 {
-	unsigned int ms;
+	unsigned long until = jiffies + msecs_to_jiffies(LIMIT_MS);
 
 	/* Registering replays what is there. */
 	if (!ready)
 		return NOTIFY_DONE;
 	WRITE_ONCE(calls, calls + 1);
-	for (ms = 0; READ_ONCE(held) && ms < LIMIT_MS; ms++)
+	while (READ_ONCE(held) && time_before(jiffies, until))
 		mdelay(1);
 	return NOTIFY_DONE;
 }
