@@ -38,6 +38,7 @@ class Ike:
                 daemon = Daemon(name, [self.connection(name, family) for family in (4, 6)])
                 self.daemons[name] = stack.enter_context(daemon)
             self.stack = stack.pop_all()
+        self.idle = self.kept()
         return self
 
     def __exit__(self, *_):
@@ -52,6 +53,16 @@ class Ike:
         self.each("--initiate", "--child", "*")
         self.hits()
         return self
+
+    def kept(self):
+        """How many policies, but for those of sockets, and states each end has: also those that it is about to delete."""
+        return {name: [len(re.findall(r"^\s+dir |^\s+proto esp spi ", kit.run("ip", "-n", name, "xfrm", what).stdout,
+                                      re.M)) for what in ("policy", "state")] for name in "pr"}
+
+    def terminate(self, name="r"):
+        """Who is told to forget answers before he does, so both are waited for."""
+        self.each("--terminate", "--ike", "*", name=name)
+        kit.wait_until(lambda: self.kept() == self.idle, lambda: f"{self.idle}, but {self.kept()} are left")
 
     def hits(self):
         """By the newest states of r."""
@@ -119,7 +130,7 @@ def test_terminated(net):
         for name in "rp":
             ike.up()
             net.look("up")
-            ike.each("--terminate", "--ike", "*", name=name)
+            ike.terminate(name)
             net.look("terminated")
 
 
@@ -131,7 +142,7 @@ def test_trapped(net):
             kit.wait_until(lambda: net.turn() or all([flow.exchange() == "ok" for flow in net.flows]), "answers")
             ike.hits()
             net.look("up")
-            ike.each("--terminate", "--ike", "*")
+            ike.terminate()
         kit.same(net.clear, 0, "clear ones")
 
 
