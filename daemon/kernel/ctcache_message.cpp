@@ -1,6 +1,7 @@
 #include "kernel/ctcache_message.hpp"
 
 #include "kernel/genl.hpp"
+#include "kernel/genl_request.hpp"
 
 #include <fmt/format.h>
 #include <linux/netlink.h>
@@ -40,11 +41,6 @@ constexpr std::array<const char*, CTCACHE_CAUSE_MAX + 1> cause_names{"",
                                                                      "epochs_ipsec"};
 static_assert(stat_names.back() && miss_names.back() && cause_names.back(), "a counter has no name");
 
-template <typename T>
-void put_number(std::string& bytes, std::uint16_t type, T value) {
-    put_attribute(bytes, type, {reinterpret_cast<const char*>(&value), sizeof value});
-}
-
 std::uint32_t bits_of(const CacheKinds& kinds) {
     return (kinds.route ? CTCACHE_KIND_ROUTE : 0U) | (kinds.ipsec ? CTCACHE_KIND_IPSEC : 0U) |
            (kinds.socket ? CTCACHE_KIND_SOCKET : 0U);
@@ -80,35 +76,34 @@ void add_counters(CacheCounters& counters, const Attributes& nest, const std::ar
 } // namespace
 
 std::string encode_config(std::uint16_t family, const CachePlan& plan, Carrier carrier) {
-    auto request = encode_genl(family, CTCACHE_CMD_CONFIG_SET, NLM_F_ACK);
-    put_number(request, CTCACHE_A_CARRIER, wire(carrier));
-    if (carrier != Carrier::none) {
-        put_number(request, CTCACHE_A_DECISIONS, plan.decisions);
-        put_number(request, CTCACHE_A_PROOF, plan.proof);
-        std::string members;
-        for (const CacheZone& zone : plan.zones) {
-            members.clear();
-            put_number(members, CTCACHE_ZONE_A_ID, zone.id);
-            put_number(members, CTCACHE_ZONE_A_KINDS, bits_of(zone.kinds));
-            put_number(members, CTCACHE_ZONE_A_CLASS, zone.flow_class);
-            put_nest(request, CTCACHE_A_ZONE, members);
-        }
-    }
-    finish_request(request);
-    return request;
+    constexpr std::size_t number_bytes = NLA_HDRLEN + NLA_ALIGN(sizeof(std::uint32_t));
+    constexpr std::size_t zone_bytes = NLA_HDRLEN + 3 * number_bytes;
+    GenlRequest request(family, CTCACHE_CMD_CONFIG_SET, NLM_F_ACK, 3 * number_bytes + plan.zones.size() * zone_bytes);
+    request.put(CTCACHE_A_CARRIER, wire(carrier));
+    if (carrier == Carrier::none) return request.bytes();
+    request.put(CTCACHE_A_DECISIONS, plan.decisions);
+    request.put(CTCACHE_A_PROOF, plan.proof);
+    for (const CacheZone& zone : plan.zones)
+        request.nest(CTCACHE_A_ZONE, [&] {
+            request.put(CTCACHE_ZONE_A_ID, zone.id);
+            request.put(CTCACHE_ZONE_A_KINDS, bits_of(zone.kinds));
+            request.put(CTCACHE_ZONE_A_CLASS, zone.flow_class);
+        });
+    return request.bytes();
 }
 
-std::string encode_stats_request(std::uint16_t family) { return encode_genl(family, CTCACHE_CMD_STATS_GET, NLM_F_ACK); }
+std::string encode_stats_request(std::uint16_t family) {
+    return GenlRequest(family, CTCACHE_CMD_STATS_GET, NLM_F_ACK).bytes();
+}
 
 std::string encode_zone_stats_request(std::uint16_t family) {
-    return encode_genl(family, CTCACHE_CMD_STATS_GET, NLM_F_DUMP);
+    return GenlRequest(family, CTCACHE_CMD_STATS_GET, NLM_F_DUMP).bytes();
 }
 
 std::string encode_flush(std::uint16_t family, std::optional<std::uint16_t> zone) {
-    auto request = encode_genl(family, CTCACHE_CMD_FLUSH, NLM_F_ACK);
-    if (zone) put_number(request, CTCACHE_A_ZONE_ID, *zone);
-    finish_request(request);
-    return request;
+    GenlRequest request(family, CTCACHE_CMD_FLUSH, NLM_F_ACK);
+    if (zone) request.put(CTCACHE_A_ZONE_ID, *zone);
+    return request.bytes();
 }
 
 Result<std::uint64_t> decode_configured(std::span<const char> replies) {

@@ -1,5 +1,6 @@
 #include "kernel/genl.hpp"
 
+#include "kernel/genl_request.hpp"
 #include "kernel/netlink.hpp"
 
 #include <fmt/format.h>
@@ -37,34 +38,6 @@ void allow_large_requests(int fd) {
 }
 
 } // namespace
-
-std::string encode_genl(std::uint16_t family, std::uint8_t command, std::uint16_t flags) {
-    nlmsghdr header{};
-    header.nlmsg_len = NLMSG_LENGTH(GENL_HDRLEN);
-    header.nlmsg_type = family;
-    header.nlmsg_flags = static_cast<std::uint16_t>(NLM_F_REQUEST | flags);
-    const genlmsghdr generic{.cmd = command, .version = 1, .reserved = 0};
-    std::string bytes(NLMSG_LENGTH(GENL_HDRLEN), '\0');
-    std::memcpy(bytes.data(), &header, sizeof header);
-    std::memcpy(bytes.data() + NLMSG_HDRLEN, &generic, sizeof generic);
-    return bytes;
-}
-
-void put_attribute(std::string& bytes, std::uint16_t type, std::string_view payload) {
-    const nlattr header{.nla_len = static_cast<std::uint16_t>(NLA_HDRLEN + payload.size()), .nla_type = type};
-    bytes.append(reinterpret_cast<const char*>(&header), sizeof header);
-    bytes.append(payload);
-    bytes.resize(NLA_ALIGN(bytes.size()));
-}
-
-void put_nest(std::string& bytes, std::uint16_t type, std::string_view members) {
-    put_attribute(bytes, static_cast<std::uint16_t>(type | NLA_F_NESTED), members);
-}
-
-void finish_request(std::string& bytes) {
-    const auto length = static_cast<std::uint32_t>(bytes.size());
-    std::memcpy(bytes.data() + offsetof(nlmsghdr, nlmsg_len), &length, sizeof length);
-}
 
 std::optional<std::uint8_t> host_u8(const Attributes& attributes, std::uint16_t type) {
     return host_number<std::uint8_t>(attributes, type);
@@ -121,10 +94,9 @@ Result<Genl> Genl::open() {
 
 Result<GenlFamily> Genl::find(const std::string& name) {
     const auto what = fmt::format("generic netlink family {}", name);
-    auto request = encode_genl(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, NLM_F_ACK);
-    put_attribute(request, CTRL_ATTR_FAMILY_NAME, {name.c_str(), name.size() + 1});
-    finish_request(request);
-    const auto replies = ask_kernel(questions_.get(), request, what);
+    GenlRequest request(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, NLM_F_ACK);
+    request.put(CTRL_ATTR_FAMILY_NAME, std::string_view(name.c_str(), name.size() + 1));
+    const auto replies = ask_kernel(questions_.get(), request.bytes(), what);
     if (!replies) return std::unexpected(replies.error());
     const auto families = decode_families(*replies);
     if (!families) return std::unexpected(families.error());

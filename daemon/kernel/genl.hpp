@@ -2,7 +2,8 @@
 //
 // A family has a number only while its module is loaded, and another one each time. The controller, itself a family
 // (include/uapi/linux/genetlink.h), tells the number, and its multicast group "notify" tells of every change in all
-// network namespaces. Codecs are values; integers of generic netlink are in host order.
+// network namespaces. Codecs are values; integers of generic netlink are in host order. Requests are made by libnl
+// (genl_request.hpp), which does not ask itself: its errors are neither errno nor the kernel's words.
 #pragma once
 
 #include "base/error.hpp"
@@ -17,14 +18,6 @@
 #include <vector>
 
 namespace ctcached {
-
-// A request with its headers only; `flags` with NLM_F_ACK or NLM_F_DUMP.
-[[nodiscard]] std::string encode_genl(std::uint16_t family, std::uint8_t command, std::uint16_t flags);
-// Adds an attribute to a request; a nest is what put_attribute() made of its members, without a message's header.
-void put_attribute(std::string& bytes, std::uint16_t type, std::string_view payload);
-void put_nest(std::string& bytes, std::uint16_t type, std::string_view members);
-// The header's length, when all attributes are there.
-void finish_request(std::string& bytes);
 
 // Integers in host order; nullopt when absent or of another size.
 [[nodiscard]] std::optional<std::uint8_t> host_u8(const Attributes& attributes, std::uint16_t type);

@@ -3,6 +3,7 @@
 
 #include "kernel/ctcache_message.hpp"
 #include "kernel/genl.hpp"
+#include "kernel/genl_request.hpp"
 #include "kernel/module.hpp"
 #include "kernel/rivals.hpp"
 #include "plan/compile.hpp"
@@ -50,22 +51,29 @@ std::string raw(T value) {
     return {reinterpret_cast<const char*>(&value), sizeof value};
 }
 
+constexpr std::size_t head_bytes = NLMSG_LENGTH(GENL_HDRLEN);
+
+// A run of one, for others to hold.
 std::string attribute(std::uint16_t type, std::string_view payload) {
-    std::string bytes;
-    put_attribute(bytes, type, payload);
+    GenlRequest request(0, 0, 0, payload.size() + 8);
+    request.put(type, payload);
+    return request.bytes().substr(head_bytes);
+}
+
+std::string message(std::string bytes, std::string_view rest) {
+    bytes += rest;
+    const auto length = static_cast<std::uint32_t>(bytes.size());
+    std::memcpy(bytes.data(), &length, sizeof length);
     return bytes;
 }
 
-std::string answer(std::uint16_t family, std::uint8_t command, const std::string& attributes) {
-    auto bytes = encode_genl(family, command, 0) + attributes;
-    finish_request(bytes);
-    return bytes;
+std::string answer(std::uint16_t family, std::uint8_t command, std::string_view attributes) {
+    return message(GenlRequest(family, command, 0).bytes(), attributes);
 }
 
 std::string acknowledged(const std::string& bytes) {
-    auto ack = encode_genl(NLMSG_ERROR, 0, 0).substr(0, NLMSG_HDRLEN) + std::string(sizeof(nlmsgerr), '\0');
-    finish_request(ack);
-    return bytes + ack;
+    return bytes +
+           message(GenlRequest(NLMSG_ERROR, 0, 0).bytes().substr(0, NLMSG_HDRLEN), std::string(sizeof(nlmsgerr), '\0'));
 }
 
 std::string counters(std::initializer_list<std::pair<std::uint16_t, std::uint64_t>> values) {
