@@ -39,6 +39,7 @@ constexpr std::array<const char*, CTCACHE_CAUSE_MAX + 1> cause_names{"",
                                                                      "epochs_carrier",
                                                                      "epochs_wrap",
                                                                      "epochs_ipsec"};
+static_assert(ctcache_version == CTCACHE_GENL_VERSION && std::string_view(ctcache_family) == CTCACHE_GENL_NAME);
 static_assert(stat_names.back() && miss_names.back() && cause_names.back(), "a counter has no name");
 
 std::uint32_t bits_of(const CacheKinds& kinds) {

@@ -18,11 +18,22 @@ test_auto_runs_without() {
     started auto
     equals '"unavailable"' manager CacheState
     shows 'the module nf_ctcache is not loaded' manager CacheReason
+    [[ -e /proc/modules ]] || shows 'this kernel has no loadable modules' manager CacheReason
     equals '"running"' manager State
     has_rules
     bus call org.ctcached1 /org/ctcached1 org.ctcached1.Manager Flush
     bus call org.ctcached1 /org/ctcached1/zone/web org.ctcached1.Zone Flush
     not shows cache_ manager Statistics
+}
+test_refused_signature() { # by a kernel that was booted with module.sig_enforce=1, and has a module that nobody signed
+    [[ -n ${KMOD:-} && $(cat /sys/module/module/parameters/sig_enforce 2>/dev/null) == Y ]] ||
+        skip "this kernel asks for no signature, or there is no module"
+    install -D "$KMOD" "/lib/modules/$(uname -r)/updates/dkms/nf_ctcache.ko"
+    depmod
+    started auto
+    shows 'is installed .*signature is refused \(EKEYREJECTED\)' manager CacheReason
+    equals '"running"' manager State
+    has_rules
 }
 test_off() {
     started off

@@ -243,6 +243,23 @@ def test_required():
             kit.load()
 
 
+def test_another_version():
+    """The family is there, and speaks otherwise: nothing is sent to it, all else works."""
+    with Net(carrier="none"), Daemon() as daemon:
+        kit.unload()
+        try:
+            run("insmod", os.environ["KMOD_impostor"])
+            daemon.running()
+            told = "the module nf_ctcache speaks version 2 of its protocol, this daemon 1"
+            same((daemon.get("CacheState"), daemon.get("CacheReason")), ("unavailable", told), "state and reason")
+            same(daemon.get("State"), "running", "State")
+            run("rmmod", "impostor")
+            kit.load()
+            wait_until(lambda: daemon.get("CacheState") == "active", "active with the right one")
+        finally:
+            run("rmmod", "impostor", check=False)
+
+
 def test_act_ct():
     """Loaded while its room is in use: labels take over; loaded before: labels from the start."""
     if run("modprobe", "-n", "act_ct", check=False).returncode:
