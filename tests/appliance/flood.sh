@@ -51,7 +51,8 @@ check "established flows: $hits hits, $misses misses meanwhile" test "$hits" -gt
 check "nothing was learned from it: $decisions decisions before, $(manager CacheDecisions) after; $(($(statistic cache_learned) - learned)) directions" \
     test "$(manager CacheDecisions)" -le "$decisions" -a "$(($(statistic cache_learned) - learned))" -le 6
 check "D-Bus answered all the while, at the latest after $slowest ms" test "$slowest" -lt 15000
-check "pressure: told 'warn' $(told warn) times, 'critical' $(told critical)" test "$(told warn)" = 1 -a "$(told critical)" = 1
+# A table that fills between two looks of the daemon goes to critical at once.
+check "pressure: told 'warn' $(told warn) times, 'critical' $(told critical)" test "$(told warn)" -le 1 -a "$(told critical)" = 1
 end live-udp "the UDP flow"
 end live-tcp "the TCP flow"
 end live-udp6 "the UDP flow over IPv6"
