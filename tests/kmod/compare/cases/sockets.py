@@ -10,11 +10,13 @@ import struct
 
 from ..case import case
 from ..flow import Flow
+from ..namespace import Namespace
 from ..packet import ACK, FIN, RST, SYN
+from ..tools import Ip
 from .devices import vrf_of
 from .forwarding import VERSIONS
 from .local import SOCKET_FAMILY, queue_in
-from .routing import again
+from .routing import LENGTH, again
 
 SO_ATTACH_REUSEPORT_CBPF = 51
 ODD_OR_EVEN = struct.pack("=HBBIHBBIHBBI", 0x30, 0, 0, 0, 0x54, 0, 0, 1, 0x16, 0, 0, 0)  # ldb [0]; and #1; ret a
@@ -23,11 +25,12 @@ NOWHERE = {4: "198.51.100.0/24", 6: "2001:db8:1::/48"}
 
 class Program:
     """A UDP socket in the router; what it gets is recorded and answered. `peer`: connected to it. `group`: of SO_REUSEPORT,
-    whose members share a name where the kernel chooses by a hash. A pump."""
+    whose members share a name where the kernel chooses by a hash. `where`: in this namespace instead. A pump."""
 
-    def __init__(self, net, version, name, address="", port=5000, device=None, peer=None, group=False, answers=True):
+    def __init__(self, net, version, name, address="", port=5000, device=None, peer=None, group=False, answers=True,
+                 where=None):
         self.net, self.name, self.answers = net, name, answers
-        with net.router:
+        with where or net.router:
             self.socket = socket.socket(SOCKET_FAMILY[version], socket.SOCK_DGRAM)
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if group else socket.SO_REUSEADDR, 1)
             if device:
@@ -165,6 +168,33 @@ def udp_vrf(net):
             flow.forth(4)
             again(net, flow)
             program.close()
+
+
+@case()
+def udp_elsewhere(net):
+    """Another namespace has the router's address, and sockets on it that would be found first here."""
+    a, b = net.build("ab")
+    seen(net)
+    elsewhere = Namespace()
+    lines = [f"addr add {address}/{LENGTH[version]} dev lo" for version, address in a.router.items()]
+    ip = Ip(elsewhere)
+    ip("link set lo up", *lines, *(f"route add {a.address[version]} dev lo" for version in VERSIONS))
+    ip.close()
+    for version in VERSIONS:
+        here, peer = a.router[version], (a.address[version], 4000)
+        programs = [Program(net, version, "ours", here)]
+        flow = Flow(net, a, here).warm()
+        for name, where, options in (("theirs", elsewhere, {}), ("theirs, connected", elsewhere, {"peer": peer}),
+                                     ("ours, connected", None, {"peer": peer})):
+            programs.append(Program(net, version, name, here, where=where, **options))
+            for forgotten in (False, True):
+                if forgotten:
+                    refresh(net, version)
+                again(net, flow)
+        for program in reversed(programs):
+            again(net, flow)
+            program.close()
+    elsewhere.close()
 
 
 @case()
