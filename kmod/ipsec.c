@@ -84,13 +84,14 @@ static bool ctc_source_changes(const struct nf_conn *ct, enum ip_conntrack_dir d
 		in->src.u.all != out->dst.u.all);
 }
 
-/* As net/ipv6/ip6_output.c decides whether to ask; a change of these shows nowhere. */
+/* As ip6_forward() decides whether to ask; a change of these, but for forwarding, shows nowhere. */
 static bool ctc_ipsec_fit6(const struct net *net, const struct sk_buff *skb)
 {
 #if CTC_IPV6
 	const struct inet6_dev *idev = __in6_dev_get_safely(skb->dev);
 
-	return idev && !READ_ONCE(net->ipv6.devconf_all->disable_policy) &&
+	return idev && READ_ONCE(net->ipv6.devconf_all->forwarding) &&
+	       !READ_ONCE(net->ipv6.devconf_all->disable_policy) &&
 	       !READ_ONCE(idev->cnf.disable_policy) && !READ_ONCE(net->ipv6.devconf_all->proxy_ndp);
 #else
 	return false;

@@ -9,7 +9,9 @@ every hit is looked up the slow way as well and a mismatch fails, and unproved, 
 carriers take turns. Cases begin at --seed. What fails is told with its plan and the first difference; --shrink cuts the
 plan down to the lines that the difference needs. A plan can be kept in a file and carried out alone.
 
-The only thing that another boot does otherwise is the choice among next hops, whose hash has a secret.
+The only thing that another boot does otherwise is the choice among next hops, whose hash has a secret. Some plans come to
+something random (the port that translation chooses when the own one is taken): a case that differs is run without the
+cache once more, and if that differs, too, it is unsteady, told of, and says nothing.
 
 Needs root. The module is loaded from KO and unloaded at the end; without --module or $KMOD it must be there already.
 """
@@ -29,14 +31,14 @@ from compare.judge import describe, difference, run_case  # noqa: E402
 from compare.machine import prepared  # noqa: E402
 from compare.plan import player  # noqa: E402
 
-LEAST_WITH_HITS = 0.9
+LEAST_WITH_HITS, MOST_UNSTEADY = 0.9, 0.02
 
 
 class Outcome:
     """What the runs of a plan said."""
 
     def __init__(self, lines, modes):
-        self.bad, self.mode, self.hits, self.packets = [], None, 0, 0
+        self.bad, self.mode, self.hits, self.packets, self.unsteady = [], None, 0, 0, False
         plain = None
         for mode in ("plain", *modes):
             try:
@@ -54,6 +56,7 @@ class Outcome:
             if mismatches:
                 self.fail(mode, [f"{mismatches} mismatches"])
             if self.bad:
+                self.unsteady = not mismatches and bool(difference(plain, run_case(player(lines), "plain")[0], "plain"))
                 return
 
     def fail(self, mode, lines):
@@ -117,7 +120,7 @@ def tell(name, outcome, lines, options):
 
 def run_seeds(options):
     hits, packets, cases = Counter(), Counter(), Counter()
-    without, failed, started = [], [], time.monotonic()
+    without, failed, unsteady, started = [], [], [], time.monotonic()
     for seed in range(options.seed, options.seed + options.cases):
         generator = Generator(seed)
         lines = generator.plan()
@@ -129,7 +132,9 @@ def run_seeds(options):
             hits[kind] += outcome.hits
             packets[kind] += outcome.packets
             cases[kind] += 1
-        if outcome.bad:
+        if outcome.unsteady:
+            unsteady.append(seed)
+        elif outcome.bad:
             tell(f"random {seed} ({' '.join(generator.themes)})", outcome, lines, options)
             print(f"    alone: random_compare.py --seed {seed} --cases 1", flush=True)
             failed.append(seed)
@@ -138,14 +143,15 @@ def run_seeds(options):
         elif not outcome.hits:
             without.append(seed)
     print(f"{cases['all']} cases from seed {options.seed}, {len(failed)} failed, {time.monotonic() - started:.0f} s; "
-          f"without a hit: {len(without)} {without or ''}")
+          f"without a hit: {len(without)} {without or ''}; unsteady: {len(unsteady)} {unsteady or ''}")
     print("share of hits: " + ", ".join(f"{kind} {hits[kind] / max(packets[kind], 1):.0%} of {packets[kind]}"
                                         for kind in sorted(cases)))
-    enough = len(without) <= (1 - LEAST_WITH_HITS) * cases["all"]
+    silent = len(without) + len(unsteady)
+    enough = (len(without) <= (1 - LEAST_WITH_HITS) * cases["all"] and len(unsteady) <= MOST_UNSTEADY * cases["all"])
     if not failed:
-        print(f"{'PASS' if enough else 'FAIL'} random ({cases['all'] - len(without)} cases)")
+        print(f"{'PASS' if enough else 'FAIL'} random ({cases['all'] - silent} cases)")
         if not enough:
-            print(f"    {len(without)} of {cases['all']} had no hit, and say nothing")
+            print(f"    {silent} of {cases['all']} say nothing")
     return 0 if not failed and enough else 1
 
 

@@ -24,7 +24,8 @@ from .packet import ESP, ETHERTYPE, FRAGMENT, ICMP, TCP, Packet, ether, unpacked
 from .tools import Failed, Ip, Nft
 
 ETH_P_ALL, ETH_P_FENCE = 3, 0x88B5
-SOL_PACKET, PACKET_IGNORE_OUTGOING, SO_ATTACH_FILTER = 263, 23, 26
+SOL_PACKET, PACKET_IGNORE_OUTGOING, SO_ATTACH_FILTER, SO_RCVBUFFORCE = 263, 23, 26, 33
+RECEIVE_BYTES = 4 << 20  # a datagram in fragments of 16 bytes takes hundreds of them
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 SIOCETHTOOL, ETHTOOL_STSO, ETHTOOL_SGRO = 0x8946, 0x1F, 0x2C
 IFA_F_TENTATIVE = 0x40
@@ -96,6 +97,7 @@ class Host:
             program = ctypes.create_string_buffer(code, len(code))
             opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 4, ctypes.addressof(program)))
         opened.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
         opened.bind((interface, ETH_P_ALL))
         opened.settimeout(PATIENCE)
         return opened

@@ -135,6 +135,10 @@ def protected(net):
         match = selector(a, b, version, "fwd")
         net.ip(f"xfrm policy add {match} priority 1 {template(a.address[version], a.router[version])}")
         again(net, flow)
+        # A host does not forward, whatever policies say, and counts that, and not a policy's refusal.
+        for forwarding in (0, 1):
+            net.sysctl(f"net.ipv{version}.conf.all.forwarding", forwarding)
+            again(net, flow)
         net.ip(f"xfrm policy add {selector(b, a, version, 'fwd')} priority 1 action allow")
         again(net, flow)
         net.ip(f"xfrm policy del {match}")
