@@ -175,6 +175,9 @@ def test_many_changes():
 
 def test_dsts_are_given_back():
     """No route object stays behind, however often routes and epochs change."""
+    with open("/proc/kallsyms") as file:
+        if any(" kasan_quarantine_put" in line for line in file):
+            raise Skip("KASAN keeps what was freed; kmemleak looks instead")
     with Net() as net:
         flows = net.flows()
         names = ("ip_dst_cache", "ip6_dst_cache", "nf_conntrack")
