@@ -31,6 +31,7 @@ import client
 
 CARRIER = os.environ.get("CARRIER", "act_ct")
 PATIENCE = 5.0  # for an answer that must come
+DEBUG = os.path.exists("/sys/kernel/debug/kmemleak")  # the kernel with all its checks, which takes its time
 LIMIT = 600  # seconds for a test: it hangs, however slow the machine
 CLONE_NEWNET = 0x40000000
 SOL_IPV6, IP_PKTINFO, IPV6_RECVPKTINFO, IPV6_PKTINFO, IPV6_FREEBIND = 41, 8, 49, 50, 78

@@ -12,9 +12,8 @@ import re
 
 import kit
 from carriers import FAILSLAB, FailNth, failing, one_processor
-from kit import Net, Skip, Traffic, conntrack, ctc, ip, nft, run, same, sysctl, wait_until, yes
+from kit import DEBUG, Net, Skip, Traffic, conntrack, ctc, ip, nft, run, same, sysctl, wait_until, yes
 
-DEBUG = os.path.exists("/sys/kernel/debug/kmemleak")
 MARK = "mark=3614"  # of elephants, in conntrack's words
 UNTIL_SEEN = 20  # seconds until an end is noticed, at the very most
 
