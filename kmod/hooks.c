@@ -247,7 +247,7 @@ static int ctc_learn(struct ctc_net *cn, struct sk_buff *skb, const struct nf_co
 	int err = 0;
 
 	if (!ctc_route_lookup(skb, key->family)) {
-		/* The stack finds the same, drops the packet and counts why. */
+		/* The stack's to find: mostly nothing, and it counts why. */
 		skb_dst_drop(skb);
 		return 0;
 	}

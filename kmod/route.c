@@ -199,7 +199,11 @@ bool ctc_route_same(const struct dst_entry *a, const struct dst_entry *b, u8 fam
 }
 
 #if CTC_IPV6
-/* As ip6_route_input() does it, which is not exported. */
+/*
+ * As ip6_route_input() does it, which is not exported. Nor is rt6_multipath_hash(), which hashes a
+ * flow label in the byte order of whoever dissected the packet: where rules ask for ports, and only
+ * for ICMPv6, it is another one than fib6_select_path() takes. That choice is left to the stack.
+ */
 static bool ctc_lookup6(struct sk_buff *skb)
 {
 	const struct ipv6hdr *iph = ipv6_hdr(skb);
@@ -214,15 +218,17 @@ static bool ctc_lookup6(struct sk_buff *skb)
 		.flowi6_proto = iph->nexthdr,
 	};
 
-	fib6_rules_early_flow_dissect(net, skb, &fl6, &keys);
+	bool dissected = fib6_rules_early_flow_dissect(net, skb, &fl6, &keys);
+
 	skb_dst_set_noref(skb,
 			  ip6_route_input_lookup(net, skb->dev, &fl6, skb,
 						 RT6_LOOKUP_F_HAS_SADDR | RT6_LOOKUP_F_DST_NOREF));
-	return true;
+	return !(dissected && iph->nexthdr == IPPROTO_ICMPV6 && ip6_flowlabel(iph) &&
+		 IP6CB(skb)->flags & IP6SKB_MULTIPATH);
 }
 #endif
 
-/* Looks the packet up the slow way and gives it the dst that was found, if any. Under RCU. */
+/* Looks the packet up and gives it the dst. False: the stack's to look up. Under RCU. */
 bool ctc_route_lookup(struct sk_buff *skb, u8 family)
 {
 	const struct iphdr *iph = ip_hdr(skb);

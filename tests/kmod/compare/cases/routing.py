@@ -157,6 +157,18 @@ def ecmp(net):
 
 
 @case()
+def ecmp_of_echoes(net):
+    """Echoes with a flow label, whose hash is another one as soon as any rule asks for ports."""
+    a, b, c = net.build("abc")
+    hops = [f"nexthop via {host.address[6]} dev {host.port}" for host in (b, c)]
+    net.ip6(f"route add default {' '.join(hops)}")
+    for change in ("rule add pref 50 sport 9 table main", "rule del pref 50"):
+        flows = [Flow(net, a, FAR[6], "icmp", sport=4000 + i, label=1000 + i).warm() for i in range(10)]
+        net.ip6(change)
+        again(net, *flows)
+
+
+@case()
 def ecmp_group(net):
     """The same with a group of next hop objects, and with a weight of one of them."""
     a, b, c = net.build("abc")
