@@ -62,7 +62,8 @@ def commands(host):
             device, others = host + other, [address(other, number, family) for family in (4, 6)]
             lines += [f"link set {device} addrgenmode none", f"addr add {address(host, number, 4)}/24 dev {device}",
                       f"addr add {address(host, number, 6)}/64 dev {device} nodad", f"link set {device} up"]
-            lines += [f"neigh add {there} lladdr {card(other, number)} nud permanent dev {device}"
+            # What is learned by way of one that is no router is forgotten at any time (rt6_age_examine_exception()).
+            lines += [f"neigh add {there} lladdr {card(other, number)} nud permanent router dev {device}"
                       for there in others + (BEHIND if other == "b" else [])]
     for number, left, right in links():
         if host not in (left, right):
