@@ -272,6 +272,7 @@ static inline bool ctc_dst_current(const struct dst_entry *dst)
 /* ipsec.c */
 #if CTC_XFRM
 struct xfrm_state *ctc_ipsec_state(const struct sk_buff *skb);
+bool ctc_ipsec_asked(const struct net *net, const struct sk_buff *skb, u8 family);
 int ctc_ipsec_found(struct ctc_net *cn, struct sk_buff *skb, const struct nf_conn *ct,
 		    enum ip_conntrack_dir dir, struct ctc_key *key, struct ctc_found *found);
 void ctc_ipsec_drop(struct net *net, struct sk_buff *skb, u8 family);
@@ -286,6 +287,11 @@ void ctc_ipsec_exit(void);
 static inline struct xfrm_state *ctc_ipsec_state(const struct sk_buff *skb)
 {
 	return NULL;
+}
+
+static inline bool ctc_ipsec_asked(const struct net *net, const struct sk_buff *skb, u8 family)
+{
+	return false;
 }
 
 static inline int ctc_ipsec_found(struct ctc_net *cn, struct sk_buff *skb, const struct nf_conn *ct,

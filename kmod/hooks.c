@@ -179,7 +179,7 @@ static bool ctc_proved(struct ctc_net *cn, struct sk_buff *skb, const struct nf_
 
 	if (!ctc_route_lookup(skb, family) || !ctc_route_same(skb_dst(skb), d->route, family))
 		return false;
-	if (!d->key.ipsec)
+	if (!d->key.ipsec || !ctc_ipsec_asked(cn->net, skb, family))
 		return true;
 	found.route = skb_dst(skb);
 	err = ctc_ipsec_found(cn, skb, ct, dir, &key, &found);
@@ -266,7 +266,8 @@ static int ctc_learn(struct ctc_net *cn, struct sk_buff *skb, const struct nf_co
 		ctc_count(cn, CTCACHE_STAT_REFUSED);
 	} else {
 		found.route = skb_dst(skb);
-		if (kinds & CTCACHE_KIND_IPSEC && !key->local)
+		if (kinds & CTCACHE_KIND_IPSEC && !key->local &&
+		    ctc_ipsec_asked(cn->net, skb, key->family))
 			err = ctc_ipsec_found(cn, skb, ct, dir, key, &found);
 		if (!err)
 			*learned = ctc_intern(cn, epoch, key, &found);

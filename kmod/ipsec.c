@@ -84,18 +84,24 @@ static bool ctc_source_changes(const struct nf_conn *ct, enum ip_conntrack_dir d
 		in->src.u.all != out->dst.u.all);
 }
 
-/* As ip6_forward() decides whether to ask; a change of these, but for forwarding, shows nowhere. */
-static bool ctc_ipsec_fit6(const struct net *net, const struct sk_buff *skb)
+/*
+ * Whether the packet's policies are asked, and the answers may be kept. IPv6's switches change
+ * without a word, but no answer that is kept becomes wrong by them.
+ */
+bool ctc_ipsec_asked(const struct net *net, const struct sk_buff *skb, u8 family)
 {
 #if CTC_IPV6
-	const struct inet6_dev *idev = __in6_dev_get_safely(skb->dev);
+	const struct inet6_dev *idev;
 
-	return idev && READ_ONCE(net->ipv6.devconf_all->forwarding) &&
-	       !READ_ONCE(net->ipv6.devconf_all->disable_policy) &&
-	       !READ_ONCE(idev->cnf.disable_policy) && !READ_ONCE(net->ipv6.devconf_all->proxy_ndp);
-#else
-	return false;
+	if (family == AF_INET6) { /* as ip6_forward() */
+		idev = __in6_dev_get_safely(skb->dev);
+		return idev && READ_ONCE(net->ipv6.devconf_all->forwarding) &&
+		       !READ_ONCE(net->ipv6.devconf_all->disable_policy) &&
+		       !READ_ONCE(idev->cnf.disable_policy) &&
+		       !READ_ONCE(net->ipv6.devconf_all->proxy_ndp);
+	}
 #endif
+	return true;
 }
 
 /* Whether the device looks up policies itself, with the dst of what it is to send. */
@@ -188,8 +194,7 @@ int ctc_ipsec_found(struct ctc_net *cn, struct sk_buff *skb, const struct nf_con
 	u8 family = key->family;
 	struct flowi fl;
 
-	if ((!secpath_exists(skb) && ctc_ipsec_idle(cn->net)) || ctc_ipsec_device(route->dev) ||
-	    (family == AF_INET6 && !ctc_ipsec_fit6(cn->net, skb)))
+	if ((!secpath_exists(skb) && ctc_ipsec_idle(cn->net)) || ctc_ipsec_device(route->dev))
 		return 0;
 	/* The stack reports these before it asks the second time. */
 	if (ctc_hops(skb, family) <= 1 || READ_ONCE(cn->policies_age))

@@ -60,6 +60,14 @@ def policies(net):
         again(net, flow)
         net.ip("xfrm policy setdefault fwd accept")
         again(net, flow)
+        unasked(net, flow, other)
+
+
+def unasked(net, *flows):
+    """IPv6's forwarding does not ask any more, which nobody is told, and asks again."""
+    for value in (1, 0):
+        net.sysctl("net.ipv6.conf.all.disable_policy", value)
+        again(net, *flows)
 
 
 def transformed(net, mode):
@@ -78,6 +86,7 @@ def transformed(net, mode):
         flow.forth(2, ttl=1)
         flow.forth(2, size=1400)
         flow.forth(2, size=1450)
+        unasked(net, flow, other)
         state(net, version, *ends, "0x101", mode)
         again(net, flow, other)
         net.ip(f"xfrm state del src {ends[0]} dst {ends[1]} proto esp spi 0x100")
