@@ -6,6 +6,7 @@
     vrf NAME TABLE HOST...   own ADDRESS    ports that join a VRF; an address that becomes the router's
     down|up|unplug|plug HOST            the router's port, the host's own end of the wire
     lists HOST                          from now on its packets come in lists
+    states COUNT                        room for so many of IPsec's
     echo VERSION PORT                   a program in the router that answers on UDP
     cache COMMAND WORD...               the client's commands, "off", and "wrap"; nothing happens without the cache
     settle                              waits until what has changed is learned for good
@@ -27,6 +28,7 @@ import struct
 import subprocess
 
 from .cases.devices import vrf_of
+from .cases.ipsec import NULL
 from .cases.local import Echo
 from .flow import BACK, FORTH, Flow
 from .packet import ACK, ESP, FRAGMENT, ICMP, ICMP6, TCP, UDP, Packet, esp, ether, fragments, icmp_error, ip, udp, version
@@ -113,6 +115,17 @@ class Player:
 
     def do_echo(self, _, words):
         Echo(self.net, *map(int, words))
+
+    def do_states(self, count, _):
+        """A table that grows turns its chains round, some time later, and with them which of two equal states is found."""
+        for last in range(16, 256, 16):
+            self.net.ip(*(f"xfrm state add src 192.0.2.1 dst 192.0.2.{number} proto esp spi {number} mode tunnel {NULL}"
+                          for number in range(last - 15, last + 1)))
+            with self.net.router:
+                said = subprocess.run(["ip", "-s", "xfrm", "state", "count"], check=True, capture_output=True, text=True)
+            if int(re.search(r"buckets count (\d+)", said.stdout)[1]) >= int(count):
+                break
+        self.net.ip("xfrm state flush")
 
     def do_cache(self, _, words):
         with self.net.router:

@@ -4,6 +4,8 @@ Functions are given the generator: they draw from its choices and say lines of i
 that flows go to, so that most matter; a command that the kernel refuses is no harm.
 """
 
+from .cases.ipsec import NULL
+
 LENGTH, NET_LENGTH, FAMILY = {4: 32, 6: 128}, {4: 24, 6: 64}, {4: "ip", 6: "ip6"}
 FAR = {4: ("192.0.2.0", "198.51.100.0", "203.0.113.0"), 6: ("2001:db8:1::", "2001:db8:2::", "2001:db8:3::")}
 TOS = (0, 0, 0, 8, 0x10, 0x28, 0xB8, 3)
@@ -11,7 +13,6 @@ MARKS = (1, 7, 0x10)
 MTUS = (1280, 1300, 1400, 1500)
 TABLES = (100, 101)
 VRF_TABLE = 200
-NULL = "enc ecb(cipher_null) '' auth digest_null ''"
 
 
 def inside(network):
@@ -273,6 +274,7 @@ def change_module(plan):
 
 
 def setup_ipsec(plan):
+    plan.say("states 64")
     plan.state["ends"] = plan.other_host(), plan.other_host()
     for end in dict.fromkeys(plan.state["ends"]):
         for version in (4, 6):
