@@ -193,7 +193,9 @@ def test_acquired(net):
     """Packets wait for a state, when somebody listens who may bring one."""
     pair = [Tunnel(net, family).up() for family in (4, 6)]
     net.hits()
-    for larval_drop in (1, 0):
+    # The kernel leaks the route of a bundle in which packets are queued: dst_destroy() gives a child back only if there
+    # is a state (xfrm_create_dummy_bundle()). So none are queued where kmemleak looks.
+    for larval_drop in (1,) if kit.DEBUG else (1, 0):
         kit.sysctl("r", core__xfrm_larval_drop=larval_drop)
         with net.listener():
             for turn in (1, 2):
