@@ -5,13 +5,13 @@ A limit is a share: what a packet costs in one variant divided by what it costs 
 (injection, and a drop at ingress) taken from both.
 """
 
+import math
 from dataclasses import dataclass
 
 STANDARD = ("base", "none", "plain", "plain, no early demux", "ctcache", "floor", "flowtable")
 TUNNEL = tuple(name for name in STANDARD if name != "flowtable")  # which would send them in the clear
 # The floor is wrong for new flows, and for packets that are decapsulated and come again.
 FLOORLESS = tuple(name for name in TUNNEL if name != "floor")
-ABOVE_FLOOR = (1.08, 1.04)
 FLOOD = 8192  # packets of one round of new flows: few enough for their entries to be of memory used before
 
 
@@ -42,6 +42,7 @@ class Scenario:
     length: int = 0  # packets of a flow that begins in the round; 0: all flows are established before
     variants: tuple = STANDARD
     limits: tuple = ()
+    above_floor: tuple = (1.08, 1.04)  # must and aim of ctcache / floor
 
     @property
     def packets(self):
@@ -111,7 +112,7 @@ SCENARIOS = (
     Scenario("500,000 routes + 100 rules + 1,000 policies, 1,024 flows", routes=FULL, rules=100, policies="subnets",
              variants=(*STANDARD, "ctcache, 1 route"), limits=(Limit(1.08, 1.04, of="ctcache, 1 route"),)),
     *(Scenario(f"local {name}, {sockets:,} socket{'s' * (sockets > 1)}, 1,024 flows", local=kind, sockets=sockets,
-               variants=FLOORLESS, limits=(Limit(1.00, 0.95),))
+               variants=TUNNEL, limits=(Limit(1.00, 0.95),), above_floor=(math.inf, 1.05))
       for kind, name in (("tcp", "TCP"), ("connected", "connected UDP"), ("udp", "UDP")) for sockets in (1, 10000)),
     new(1, 1.04, 1.02),
     new(4, 1.00, 0.96),
