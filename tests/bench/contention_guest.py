@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from network import run, sysctl  # noqa: E402
 from scenarios import Scenario  # noqa: E402
 from traffic import Injector, Traffic  # noqa: E402
-from variant import Variant, middle  # noqa: E402
+from variant import established, middle  # noqa: E402
 
 VARIANTS = ("none", "plain", "ctcache", "floor")
 PACKETS = 40960
@@ -67,7 +67,7 @@ def main():
     scenario = Scenario("contention")
     traffic = Traffic(scenario)
     traffic.halves = [Injector(traffic.frames[cpu::2]) for cpu in (0, 1)]
-    variants = [Variant(name, scenario, traffic, None) for name in VARIANTS]
+    variants = established(VARIANTS, scenario, traffic)
     results = {variant.name: {"one": [], "two": []} for variant in variants}
     for number in range(rounds):
         turn = number % len(variants)

@@ -18,15 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from network import run, sysctl  # noqa: E402
 from scenarios import BY_NAME  # noqa: E402
 from traffic import Traffic  # noqa: E402
-from variant import Variant  # noqa: E402
+from variant import established  # noqa: E402
 
 
 def measure(scenario, rounds, module):
     began = time.monotonic()
     traffic = Traffic(scenario)
-    variants = []
-    for name in scenario.variants:
-        variants.append(Variant(name, scenario, traffic, module))
+    variants = established(scenario.variants, scenario, traffic, module)
     ready = time.monotonic()
     for number in range(rounds * scenario.turns):
         turn = number % len(variants)

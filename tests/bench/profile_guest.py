@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from network import run, sysctl  # noqa: E402
 from scenarios import BY_NAME  # noqa: E402
 from traffic import BATCH, Traffic  # noqa: E402
-from variant import Variant  # noqa: E402
+from variant import established  # noqa: E402
 
 
 def main():
@@ -25,7 +25,7 @@ def main():
     sysctl("netfilter/nf_conntrack_max", 1 << 20)
     sysctl("netfilter/nf_conntrack_buckets", 1 << 19)
     traffic = Traffic(scenario)
-    variants = [Variant(name, scenario, traffic, None) for name in names]
+    variants = established(names, scenario, traffic)
     (share / "symbols").write_bytes(Path("/proc/kallsyms").read_bytes())
     packets = BATCH * (scenario.length or 1)
 

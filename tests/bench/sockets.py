@@ -22,21 +22,26 @@ def address(data):
 
 class Sockets:
     """`kind`: tcp, connected (UDP, as tcp one for each flow) or udp (one for all). `flows`: (source, sport, destination,
-    dport), addresses as bytes. `others`: sockets that listen."""
+    dport), addresses as bytes. `others`: sockets that listen.
+
+    Namespaces share UDP's table, and the last one to come stands first in its slot, where early demux looks: so receivers
+    come after the others of all namespaces."""
 
     def __init__(self, kind, flows, others):
         resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 17, 1 << 17))
-        self.kind, self.peers = kind, [(address(source), sport) for source, sport, _, _ in flows]
+        self.kind, self.flows, self.peers = kind, flows, [(address(source), sport) for source, sport, _, _ in flows]
         self.family = socket.AF_INET if len(flows[0][0]) == 4 else socket.AF_INET6
         self.type = socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
         self.others = [self.open("", OTHER_PORTS + number) for number in range(others)]
         self.receivers = []
-        for peer, (_, _, destination, dport) in zip(self.peers, flows):
-            if kind != "udp" or not self.receivers:
-                self.receivers.append(self.open(address(destination), dport, repair=kind == "tcp"))
-            if kind != "udp":
+
+    def receive(self):
+        for peer, (_, _, destination, dport) in zip(self.peers, self.flows):
+            if self.kind != "udp" or not self.receivers:
+                self.receivers.append(self.open(address(destination), dport, repair=self.kind == "tcp"))
+            if self.kind != "udp":
                 self.receivers[-1].connect(peer)
-        if kind == "tcp":
+        if self.kind == "tcp":
             for other in self.others:
                 other.listen()
 

@@ -46,8 +46,8 @@ class Variant:
         self.rounds, self.least, self.floor, self.sockets = [], None, None, None
         self.network = Network()
         self.set_up()
-        if name != "base" and not scenario.length:
-            self.establish()
+        if name != "base" and scenario.local:
+            self.sockets = Sockets(scenario.local, traffic.flows, scenario.sockets)
 
     def set_up(self):
         family, scenario = self.scenario.family, self.scenario
@@ -84,8 +84,11 @@ class Variant:
     def establish(self):
         """Makes every flow known, in both directions, and to the cache; in the order of their numbers."""
         links, flows = self.network.links, self.scenario.flows
-        if self.scenario.local:
-            self.sockets = Sockets(self.scenario.local, self.traffic.flows, self.scenario.sockets)
+        if self.name == "base" or self.scenario.length:
+            return
+        self.network.enter()
+        if self.sockets:
+            self.sockets.receive()
         self.traffic.first.send(links, flows)
         if self.sockets:
             self.sockets.answer()
@@ -158,3 +161,11 @@ class Variant:
         if self.sockets:
             self.sockets.close()
         self.network.close()
+
+
+def established(names, scenario, traffic, module=None):
+    """The variants of these names, whose flows are known."""
+    variants = [Variant(name, scenario, traffic, module) for name in names]
+    for variant in variants:
+        variant.establish()
+    return variants
