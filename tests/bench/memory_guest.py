@@ -92,6 +92,7 @@ def main():
         traffic = Traffic(scenario)
         for name in ("plain", "ctcache"):
             variant = Counted(name, scenario, traffic, None)
+            variant.establish()
             results.append({"variant": name, "accounting": accounting, "phases": variant.phases,
                             "weight": variant.weight})
             learned = variant.counters()

@@ -9,7 +9,7 @@ import kit
 from kit import DEBUG, Delta, Net, Skip, Traffic, conntrack, ctc, ip, nft, run, same, state, sysctl, wait_until, yes
 
 
-LIVES, SECONDS = 100, 40  # as many lives of the module as fit into so many seconds
+LIVES, SECONDS = 100, 20  # as many lives of the module as fit into so many seconds
 
 
 def available():
