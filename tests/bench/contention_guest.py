@@ -77,8 +77,8 @@ def main():
             before = variant.counters()
             results[variant.name]["two"].append(on_both(variant))
             after = variant.counters()
-            grown = {name: after[name] - before[name] for name in ("hits", "misses", "left")}
-            if variant.cached and (grown["misses"] or grown["hits"] != grown["left"]):
+            grown = {name: after[name] - before[name] for name in ("hits", "misses", "arrived")}
+            if variant.cached and (grown["misses"] or grown["hits"] != grown["arrived"]):
                 raise SystemExit(f"misses: {before}, {after}")
     for variant in variants:
         variant.close()
