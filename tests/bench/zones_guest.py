@@ -119,6 +119,8 @@ class Variant:
         run("ip", "netns", "add", namespace)
         self.namespace = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
         self.enter()
+        for family in ("all", "default"):  # else the links' own solicitations and reports leave, too, some seconds later
+            run("sysctl", "-qw", f"net.ipv4.conf.{family}.rp_filter=0", f"net.ipv6.conf.{family}.disable_ipv6=1")
         for link, net in (("in0", 1), ("out0", 2)):
             run("ip", "link", "add", link, "type", "dummy")
             run("ip", "addr", "add", f"192.168.{net}.1/24", "dev", link)
@@ -188,8 +190,6 @@ def main():
     run("modprobe", "-a", "nf_conntrack", "nf_tables", "dummy")
     run("insmod", MODULE)
     run("sysctl", "-qw", "net.netfilter.nf_conntrack_max=262144", "net.netfilter.nf_conntrack_buckets=262144")
-    for family in ("all", "default"):
-        run("sysctl", "-qw", f"net.ipv4.conf.{family}.rp_filter=0", f"net.ipv6.conf.{family}.disable_ipv6=1")
     every = [Variant(number, name, *rules) for number, (name, rules) in enumerate(variants().items())]
     for number in range(ROUNDS):
         turn = number % len(every)
