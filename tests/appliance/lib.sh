@@ -61,7 +61,8 @@ tunnel() {
 
 # The wires, and a server on every port that the scripts ask.
 network() {
-    sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+    # A cable between namespaces is this queue, which a host that sends faster than an emulated router forwards fills.
+    sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.core.netdev_max_backlog=100000
     cable lan 1
     cable wan 2
     tunnel
@@ -73,6 +74,17 @@ network() {
 }
 ask() { lan python3 "$here/traffic.py" ask "$@"; } # PROTOCOL ADDRESS PORT NUMBER
 
+who_drops() { # the second column of each processor's queue; sockets; neighbours; the table
+    cat /proc/uptime /proc/net/softnet_stat
+    local host
+    for host in '' lan wan; do
+        ip ${host:+netns exec "$host" ip} -s neigh
+        ${host:+"$host"} nstat -as | grep -E 'Drop|Discard|Err|NoRoute|NoPorts'
+    done
+    ip -s link
+    conntrack -S
+}
+
 # Traffic that goes on while something happens, and what it says of itself in the end.
 declare -A ongoing
 begin() { # NAME WORDS...: of traffic.py
@@ -81,7 +93,7 @@ begin() { # NAME WORDS...: of traffic.py
 }
 end() { # NAME TEXT
     kill -TERM "${ongoing[$1]}" 2>/dev/null
-    if wait "${ongoing[$1]}"; then good "$2: $(<"/tmp/$1.said")"; else bad "$2: $(<"/tmp/$1.said")"; fi
+    if wait "${ongoing[$1]}"; then good "$2: $(<"/tmp/$1.said")"; else bad "$2: $(<"/tmp/$1.said")" && who_drops; fi
     unset "ongoing[$1]"
 }
 

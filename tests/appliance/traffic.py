@@ -8,8 +8,8 @@
                                                   with each turn one flow ends and another begins
     traffic.py flood ADDRESS PORT SECONDS         TCP's first packets, each from another address of 10.128.0.0/9
 
-ask and keep print "NUMBER sent, NUMBER lost" and fail if anything was lost; an answer may take some seconds. storm and
-flood print what they sent, and wait for no answer.
+ask and keep print "NUMBER sent, NUMBER lost" and fail if anything was lost, and say what: an answer may take half a
+minute, since emulated machines stand still at times. storm and flood print what they sent, and wait for no answer.
 """
 
 import random
@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 
-PATIENCE = 5.0
+PATIENCE = 30.0
 RECVPKTINFO, PKTINFO = 49, 50  # linux/in6.h
 KIND = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
 ended = []
@@ -72,8 +72,10 @@ def exchange(opened, number):
         while select.select([opened], [], [], PATIENCE)[0]:
             if opened.recv(65536) == data:
                 return True
-    except OSError:
-        pass
+        error = "no answer"
+    except OSError as caught:
+        error = caught
+    print(f"lost at {time.monotonic():.1f}: number {number}: {error}", file=sys.stderr, flush=True)
     return False
 
 
