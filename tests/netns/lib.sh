@@ -267,7 +267,8 @@ changes() { grep -v '^# new generation' "$work/$1.out" || :; } # NAME
 
 cleanup() {
     local pid host mount
-    [[ -e $work/daemon/control ]] && { echo quit >"$work/daemon/control"; } 2>/dev/null
+    # Read and write: waits for no reader, who may be gone.
+    [[ -e $work/daemon/control ]] && { echo quit 1<>"$work/daemon/control"; } 2>/dev/null
     while read -r pid; do kill "$pid" 2>/dev/null; done <"$work/pids"
     while read -r pid; do wait "$pid" 2>/dev/null; done <"$work/pids"
     while read -r host; do
@@ -291,8 +292,8 @@ run_one() { # TEST: in a subshell of its own
     work=$(mktemp -d "${TMPDIR:-/tmp}/ctcached-$suite.XXXXXX")
     mkfifo "$work/never"
     touch "$work/pids" "$work/namespaces"
-    trap 'status=$?; set +e; trap - ERR; ((status == 0 || status == 77)) || show_state; cleanup >"$log.left" 2>&1; exit $status' EXIT
-    trap 'exit 143' TERM INT
+    trap 'status=$?; trap "" TERM INT; set +e; trap - ERR; ((status == 0 || status == 77)) || show_state; cleanup >"$log.left" 2>&1; exit $status' EXIT
+    trap 'trap "" TERM INT; exit 143' TERM INT # which may come twice, as timeout(1) passes it on
     set -eE
     trap 'echo "failed at line $LINENO: $BASH_COMMAND" >&2' ERR
     "$1"
